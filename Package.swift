@@ -1,0 +1,89 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let settings: [SwiftSetting] = [
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+]
+
+/// A library target of the package with the shared Swift settings.
+func room(
+  _ name: String, _ dependencies: [Target.Dependency] = [], resources: [Resource] = []
+) -> Target {
+  .target(
+    name: name, dependencies: dependencies, resources: resources, swiftSettings: settings)
+}
+
+/// The test target of a library target.
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .testTarget(
+    name: name, dependencies: dependencies + ["PolarTestSupport"], swiftSettings: settings)
+}
+
+let package = Package(
+  name: "polar",
+  products: [
+    .library(name: "Polar", targets: ["Polar"]),
+    .executable(name: "polar", targets: ["polar-cli"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+  ],
+  targets: [
+    // L0: values and kernels
+    room("PolarCore"),
+    .target(name: "CPolarCPU"),
+    // L1: file formats and backends
+    room("PolarFormats", ["PolarCore"]),
+    room("PolarCPU", ["PolarCore", "CPolarCPU"]),
+    room("PolarReference", ["PolarCore"]),
+    // L2
+    room("PolarSparsity", ["PolarCore", "PolarFormats"]),
+    room("PolarTokenizer", ["PolarCore"]),
+    // L3
+    room("PolarModels", ["PolarCore", "PolarFormats", "PolarSparsity"]),
+    // L4
+    room(
+      "PolarEngine",
+      ["PolarCore", "PolarFormats", "PolarSparsity", "PolarModels", "PolarTokenizer"]),
+    // L5
+    room(
+      "PolarCalibration",
+      ["PolarCore", "PolarFormats", "PolarSparsity", "PolarModels", "PolarEngine", "CPolarCPU"]),
+    room(
+      "PolarBench",
+      ["PolarCore", "PolarFormats", "PolarSparsity", "PolarModels", "PolarEngine", "CPolarCPU"]),
+    room(
+      "Polar",
+      [
+        "PolarCore", "PolarFormats", "PolarCPU", "PolarReference", "PolarSparsity",
+        "PolarTokenizer", "PolarModels", "PolarEngine", "PolarCalibration", "PolarBench",
+      ],
+      resources: [.copy("Resources/demo")]),
+    // L6
+    .executableTarget(
+      name: "polar-cli",
+      dependencies: [
+        "Polar", "PolarCore", "PolarFormats", "PolarSparsity", "PolarTokenizer", "PolarModels",
+        "PolarEngine", "PolarCalibration", "PolarBench",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
+      path: "Sources/polar",
+      swiftSettings: settings),
+    // Tests
+    .target(
+      name: "PolarTestSupport", dependencies: ["PolarCore"], path: "Tests/Support",
+      swiftSettings: settings),
+    tests("PolarCoreTests", ["PolarCore"]),
+    tests("PolarFormatsTests", ["PolarFormats"]),
+    tests("PolarCPUTests", ["PolarCPU", "PolarReference"]),
+    tests("PolarSparsityTests", ["PolarSparsity", "PolarReference", "PolarCPU"]),
+    tests("PolarTokenizerTests", ["PolarTokenizer"]),
+    tests("PolarModelsTests", ["PolarModels", "PolarReference", "PolarCPU"]),
+    tests("PolarEngineTests", ["PolarEngine", "PolarReference", "PolarCPU"]),
+    tests("PolarCalibrationTests", ["PolarCalibration", "PolarReference", "PolarCPU"]),
+    tests("PolarTests", ["Polar"]),
+  ],
+  swiftLanguageModes: [.v6]
+)

@@ -1,0 +1,1 @@
+void polar_cpu_placeholder(void);

@@ -1,0 +1,31 @@
+/// What an attention head that is not selected contributes.
+@frozen public enum HeadFallback: BitwiseCopyable, Sendable {
+  /// Nothing: its output is zero (Polar Sparsity, section 4).
+  case zero
+  /// A constant vector per head: f32 `[heads, headDim]`.
+  case constant(Tensor)
+  /// Exact softmax over the first `sinkPages` pages and the last `recentPages` pages of the sequence.
+  case local(sinkPages: Int, recentPages: Int)
+}
+
+/// Which heads a selective attention step computes in full, per sequence. Counts may differ between rows.
+@frozen public struct ActiveHeads: BitwiseCopyable, Sendable {
+  /// 1 where the head is selected, else 0: u8 `[rows, heads]`. Grouped selection sets all heads of a KV group alike.
+  public let mask: Tensor
+  /// What the others contribute.
+  public let fallback: HeadFallback
+
+  /// A selection by mask.
+  @inlinable public init(mask: Tensor, fallback: HeadFallback) {
+    self.mask = mask
+    self.fallback = fallback
+  }
+}
+
+/// Which keys a query attends to in ``Backend/prefillAttention(_:query:kv:batch:scale:span:)``.
+@frozen public enum AttentionSpan: BitwiseCopyable, Sendable {
+  /// All earlier positions and its own.
+  case full
+  /// The local set of ``HeadFallback/local(sinkPages:recentPages:)``, as seen from each query's position.
+  case local(sinkPages: Int, recentPages: Int)
+}

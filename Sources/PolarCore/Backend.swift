@@ -1,0 +1,86 @@
+/// A device that computes: about twenty named ops over plain tensor views.
+///
+/// Ops write into outputs they are given, never allocate, and may assume that shapes fit (the model and the loader
+/// check shapes once, at load). Activations are f32; an op's `out` may not alias an input unless its comment says so.
+/// A row of an op's result depends on that row's inputs alone, bit for bit: results do not change with the batch.
+public protocol Backend: AnyObject, Sendable {
+  /// A short name such as `cpu-avx2`.
+  var name: String { get }
+  /// The element type K and V are stored in.
+  var kvDType: DType { get }
+
+  // MARK: Memory
+
+  /// Zeroed memory, 64-byte aligned.
+  func allocate(byteCount: Int) throws(PolarError) -> any DeviceMemory
+  /// Copies host bytes into device memory.
+  func upload(_ bytes: UnsafeRawBufferPointer, to address: Address)
+  /// Copies device memory into host bytes.
+  func download(_ address: Address, into bytes: UnsafeMutableRawBufferPointer)
+  /// Waits until all earlier work is done (a no-op on a synchronous backend).
+  func synchronize()
+
+  // MARK: Weights
+
+  /// Bytes of a weight `[outputs, inputs]` in the backend's own layout. `inputs` must be even.
+  func packedByteCount(outputs: Int, inputs: Int) -> Int
+  /// Stores rows `firstRow ..< firstRow + values.count / inputs` of a weight from row-major f32 values.
+  func packRows(_ weight: PackedMatrix, firstRow: Int, values: UnsafeBufferPointer<Float>)
+  /// Reads rows back as row-major f32 (rounded as stored).
+  func unpackRows(_ weight: PackedMatrix, firstRow: Int, into values: UnsafeMutableBufferPointer<Float>)
+
+  // MARK: Dense ops
+
+  /// `out[i, :] = table[tokens[i], :]`; tokens i32 `[rows]`, out f32 `[rows, inputs]`.
+  func embed(_ out: Tensor, tokens: Tensor, table: PackedMatrix)
+  /// `out[i, :] = x[indices[i], :]`; indices i32 `[n]`, out f32 `[n, d]`.
+  func gatherRows(_ out: Tensor, _ x: Tensor, indices: Tensor)
+  /// `out = x / sqrt(mean(x^2) + epsilon) * weight`, by row; weight f32 `[d]`. `out` may be `x`.
+  func rmsNorm(_ out: Tensor, _ x: Tensor, weight: Tensor, epsilon: Float)
+  /// `residual += delta; out = rmsNorm(residual)`.
+  func addRMSNorm(_ out: Tensor, residual: Tensor, delta: Tensor, weight: Tensor, epsilon: Float)
+  /// `out = (x - mean) / sqrt(variance + epsilon) * weight + bias`, by row. `out` may be `x`.
+  func layerNorm(_ out: Tensor, _ x: Tensor, weight: Tensor, bias: Tensor, epsilon: Float)
+  /// `out[i, n] = sum_k x[i, k] * weight[n, k] + bias[n]`; x f32 `[rows, inputs]`, out f32 `[rows, outputs]`.
+  func linear(_ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?)
+  /// `out[i, j] = silu(gateUp[i, j]) * gateUp[i, n + j]`; gateUp `[rows, 2n]`, out `[rows, n]`.
+  func siluMul(_ out: Tensor, _ gateUp: Tensor)
+  /// `x = max(x, 0)` in place.
+  func relu(_ x: Tensor)
+  /// `x = gelu(x)` in place, the exact (erf) form.
+  func gelu(_ x: Tensor)
+  /// `x += y`.
+  func add(_ x: Tensor, _ y: Tensor)
+
+  // MARK: Attention
+
+  /// Rotary embedding in place on `heads` vectors of `headDim` in each row of `x` `[rows, >= heads * headDim]`
+  /// (half-split pairing `(j, j + headDim / 2)`, as Hugging Face stores weights):
+  /// angle = positions[row] * inverseFrequencies[j]; inverseFrequencies f32 `[headDim / 2]`.
+  func rotary(_ x: Tensor, positions: Tensor, inverseFrequencies: Tensor, heads: Int, headDim: Int)
+  /// Writes `key` and `value` (f32 `[rows, kvHeads * headDim]`) to their slots in the cache.
+  func storeKV(_ kv: KVLayer, key: Tensor, value: Tensor, slots: Tensor)
+  /// Causal attention of every row over its sequence's cached K and V up to and including its own position.
+  /// query, out f32 `[rows, heads * headDim]`; heads are a multiple of `kv.kvHeads`.
+  func prefillAttention(
+    _ out: Tensor, query: Tensor, kv: KVLayer, batch: ForwardBatch, scale: Float, span: AttentionSpan)
+  /// Attention of one row per sequence. With `heads == nil` it is dense. With a selection, only the pages of the
+  /// selected heads' groups, and the local pages of the others, are read; with every head selected the result equals
+  /// the dense one bit for bit, and both equal ``prefillAttention(_:query:kv:batch:scale:span:)`` of the same row.
+  func decodeAttention(
+    _ out: Tensor, query: Tensor, kv: KVLayer, batch: ForwardBatch, scale: Float, heads: ActiveHeads?)
+
+  // MARK: Routing
+
+  /// Selects the `k` units of each row with the largest scores; ties go to the lower index.
+  /// scores f32 `[rows, units]`; mask u8 `[rows, units * headsPerUnit]`.
+  func selectTopK(_ mask: Tensor, scores: Tensor, k: Int, headsPerUnit: Int)
+  /// Selects the units whose score is greater than `threshold`.
+  func selectAbove(_ mask: Tensor, scores: Tensor, threshold: Float, headsPerUnit: Int)
+  /// `out[i, h] = || attention[i, h, :] ||`; attention f32 `[rows, heads * headDim]`, out f32 `[rows, heads]`.
+  func headNorms(_ out: Tensor, attention: Tensor)
+  /// What replacing a head's output by a fallback changes, relative to the residual stream:
+  /// `out[i, h] = sqrt(d' G_h d) / || residual[i, :] ||`, `d = attention[i, h, :] - fallback[i, h, :]`,
+  /// with `G_h = W_o,h' W_o,h` f32 `[heads * headDim, headDim]`. `fallback` nil is zero.
+  func headDeviations(_ out: Tensor, attention: Tensor, fallback: Tensor?, gram: Tensor, residual: Tensor)
+}

@@ -1,0 +1,16 @@
+/// Element types of tensors. Quantised file formats are expanded at load; these are what ops compute with.
+@frozen public enum DType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
+  case f32
+  case bf16
+  case i32
+  case u8
+
+  /// Bytes of one element.
+  @inlinable public var byteCount: Int {
+    switch self {
+    case .f32, .i32: 4
+    case .bf16: 2
+    case .u8: 1
+    }
+  }
+}

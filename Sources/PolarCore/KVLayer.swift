@@ -1,0 +1,42 @@
+/// Geometry of the paged KV cache, shared by all backends.
+public enum KVPage {
+  /// Tokens in one page.
+  public static let tokens = 16
+}
+
+/// One layer's paged K and V.
+///
+/// Layout: `[kvHeads][pages]` blocks of `2 * 16 * headDim` elements. A block holds the K page, then the V page, of one
+/// KV head, pair-interleaved so that one 64-byte line feeds a dot-product instruction:
+/// - K page: `[headDim / 2][16 tokens][2]`, element `(d, t)` at `(d / 2) * 32 + t * 2 + d % 2`;
+/// - V page: `[16 / 2][headDim][2]`, element `(t, d)` at `16 * headDim + (t / 2) * 2 * headDim + d * 2 + t % 2`.
+///
+/// All pages of one KV head lie one after the other, so that a sequence with consecutive pages is one sequential stream.
+@frozen public struct KVLayer: BitwiseCopyable, Sendable {
+  /// Where the layer's first block starts.
+  public let address: Address
+  /// Pages in the pool.
+  public let pages: Int
+  /// KV heads (groups of query heads).
+  public let kvHeads: Int
+  /// Elements of one head's K or V vector; even.
+  public let headDim: Int
+  /// Element type: ``DType/bf16``, or ``DType/f32`` on the reference backend.
+  public let dtype: DType
+
+  /// Describes one layer's cache at `address`.
+  @inlinable
+  public init(_ address: Address, pages: Int, kvHeads: Int, headDim: Int, dtype: DType) {
+    self.address = address
+    self.pages = pages
+    self.kvHeads = kvHeads
+    self.headDim = headDim
+    self.dtype = dtype
+  }
+
+  /// Elements of one block (the K page and the V page of one KV head).
+  @inlinable public var blockElements: Int { 2 * KVPage.tokens * headDim }
+
+  /// Bytes of the whole layer.
+  @inlinable public var byteCount: Int { kvHeads * pages * blockElements * dtype.byteCount }
+}
