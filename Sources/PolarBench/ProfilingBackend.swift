@@ -1,0 +1,173 @@
+public import PolarCore
+public import PolarSparsity
+
+/// A backend that forwards every op to another one and adds up where the time goes.
+///
+/// Meant for synchronous backends: an op's time is the wall time of its call. Used from one thread at a time.
+public final class ProfilingBackend: Backend, @unchecked Sendable {
+  /// The kinds of work that a breakdown shows.
+  public enum Part: Int, CaseIterable, Sendable {
+    case linear, attention, routing, norms, other
+
+    /// The name in reports.
+    public var title: String {
+      switch self {
+      case .linear: "linear layers"
+      case .attention: "attention"
+      case .routing: "head routing"
+      case .norms: "norms, rotary, activations"
+      case .other: "embedding, K/V store, copies"
+      }
+    }
+  }
+
+  private let base: any Backend
+  private let clock = ContinuousClock()
+  // Mutated by the one thread that runs the forward pass; see the type's comment.
+  private var seconds = [Double](repeating: 0, count: Part.allCases.count)
+
+  // Set while a policy runs: whatever ops it calls count as routing.
+  fileprivate var isRouting = false
+
+  /// Wraps `base`.
+  public init(_ base: any Backend) { self.base = base }
+
+  /// Seconds spent per part since the last ``reset()``.
+  public var breakdown: [Part: Double] {
+    Dictionary(uniqueKeysWithValues: Part.allCases.map { ($0, seconds[$0.rawValue]) })
+  }
+
+  /// Sets all times to zero.
+  public func reset() {
+    for index in seconds.indices { seconds[index] = 0 }
+  }
+
+  private func time(_ part: Part, _ work: () -> Void) {
+    let part = isRouting ? .routing : part
+    let start = clock.now
+    work()
+    let elapsed = (clock.now - start).components
+    seconds[part.rawValue] += Double(elapsed.seconds) + Double(elapsed.attoseconds) * 1e-18
+  }
+
+  public var name: String { base.name }
+  public var kvDType: DType { base.kvDType }
+  public func allocate(byteCount: Int) throws(PolarError) -> any DeviceMemory {
+    try base.allocate(byteCount: byteCount)
+  }
+  public func upload(_ bytes: UnsafeRawBufferPointer, to address: Address) {
+    time(.other) { base.upload(bytes, to: address) }
+  }
+  public func download(_ address: Address, into bytes: UnsafeMutableRawBufferPointer) {
+    time(.other) { base.download(address, into: bytes) }
+  }
+  public func synchronize() { base.synchronize() }
+  public func packedByteCount(outputs: Int, inputs: Int) -> Int {
+    base.packedByteCount(outputs: outputs, inputs: inputs)
+  }
+  public func packRows(_ weight: PackedMatrix, firstRow: Int, values: UnsafeBufferPointer<Float>) {
+    base.packRows(weight, firstRow: firstRow, values: values)
+  }
+  public func unpackRows(
+    _ weight: PackedMatrix, firstRow: Int, into values: UnsafeMutableBufferPointer<Float>
+  ) {
+    base.unpackRows(weight, firstRow: firstRow, into: values)
+  }
+  public func embed(_ out: Tensor, tokens: Tensor, table: PackedMatrix) {
+    time(.other) { base.embed(out, tokens: tokens, table: table) }
+  }
+  public func gatherRows(_ out: Tensor, _ x: Tensor, indices: Tensor) {
+    time(.other) { base.gatherRows(out, x, indices: indices) }
+  }
+  public func rmsNorm(_ out: Tensor, _ x: Tensor, weight: Tensor, epsilon: Float) {
+    time(.norms) { base.rmsNorm(out, x, weight: weight, epsilon: epsilon) }
+  }
+  public func addRMSNorm(
+    _ out: Tensor, residual: Tensor, delta: Tensor, weight: Tensor, epsilon: Float
+  ) {
+    time(.norms) {
+      base.addRMSNorm(out, residual: residual, delta: delta, weight: weight, epsilon: epsilon)
+    }
+  }
+  public func layerNorm(_ out: Tensor, _ x: Tensor, weight: Tensor, bias: Tensor, epsilon: Float) {
+    time(.norms) { base.layerNorm(out, x, weight: weight, bias: bias, epsilon: epsilon) }
+  }
+  public func linear(_ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?) {
+    time(.linear) {
+      base.linear(out, x, weight: weight, bias: bias)
+    }
+  }
+  public func siluMul(_ out: Tensor, _ gateUp: Tensor) { time(.norms) { base.siluMul(out, gateUp) } }
+  public func relu(_ x: Tensor) { time(.norms) { base.relu(x) } }
+  public func gelu(_ x: Tensor) { time(.norms) { base.gelu(x) } }
+  public func add(_ x: Tensor, _ y: Tensor) { time(.norms) { base.add(x, y) } }
+  public func rotary(
+    _ x: Tensor, positions: Tensor, inverseFrequencies: Tensor, heads: Int, headDim: Int
+  ) {
+    time(.norms) {
+      base.rotary(
+        x, positions: positions, inverseFrequencies: inverseFrequencies, heads: heads,
+        headDim: headDim)
+    }
+  }
+  public func storeKV(_ kv: KVLayer, key: Tensor, value: Tensor, slots: Tensor) {
+    time(.other) { base.storeKV(kv, key: key, value: value, slots: slots) }
+  }
+  public func prefillAttention(
+    _ out: Tensor, query: Tensor, kv: KVLayer, batch: ForwardBatch, scale: Float,
+    span: AttentionSpan
+  ) {
+    time(.attention) {
+      base.prefillAttention(out, query: query, kv: kv, batch: batch, scale: scale, span: span)
+    }
+  }
+  public func decodeAttention(
+    _ out: Tensor, query: Tensor, kv: KVLayer, batch: ForwardBatch, scale: Float,
+    heads: ActiveHeads?
+  ) {
+    time(.attention) {
+      base.decodeAttention(out, query: query, kv: kv, batch: batch, scale: scale, heads: heads)
+    }
+  }
+  public func selectTopK(_ mask: Tensor, scores: Tensor, k: Int, headsPerUnit: Int) {
+    time(.routing) { base.selectTopK(mask, scores: scores, k: k, headsPerUnit: headsPerUnit) }
+  }
+  public func selectAbove(_ mask: Tensor, scores: Tensor, threshold: Float, headsPerUnit: Int) {
+    time(.routing) {
+      base.selectAbove(mask, scores: scores, threshold: threshold, headsPerUnit: headsPerUnit)
+    }
+  }
+  public func headNorms(_ out: Tensor, attention: Tensor) {
+    time(.routing) { base.headNorms(out, attention: attention) }
+  }
+  public func headDeviations(
+    _ out: Tensor, attention: Tensor, fallback: Tensor?, gram: Tensor, residual: Tensor
+  ) {
+    time(.routing) {
+      base.headDeviations(
+        out, attention: attention, fallback: fallback, gram: gram, residual: residual)
+    }
+  }
+}
+
+/// A policy whose ops are counted as routing by a ``ProfilingBackend``.
+public struct ProfilingPolicy: SparsityPolicy {
+  private let base: any SparsityPolicy
+  private let profiler: ProfilingBackend
+
+  /// Wraps `base`; its ops are expected to run on `profiler`.
+  public init(_ base: any SparsityPolicy, profiler: ProfilingBackend) {
+    self.base = base
+    self.profiler = profiler
+  }
+
+  public var name: String { base.name }
+  public func workspaceByteCount(rows: Int) -> Int { base.workspaceByteCount(rows: rows) }
+  public func select(
+    _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
+  ) -> Selection {
+    profiler.isRouting = true
+    defer { profiler.isRouting = false }
+    return base.select(context, workspace: &workspace, on: backend)
+  }
+}
