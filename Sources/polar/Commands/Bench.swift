@@ -1,0 +1,229 @@
+import ArgumentParser
+import Foundation
+import Polar
+import PolarBench
+import PolarCore
+import PolarEngine
+import PolarSparsity
+
+struct BenchCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "bench", abstract: "Measures speed, dense beside sparse, in one process.",
+    subcommands: [BenchDecodeCommand.self, BenchAttentionCommand.self])
+}
+
+/// A list of numbers such as `1,8,32`.
+struct NumberList<Number: LosslessStringConvertible & Sendable>: ExpressibleByArgument, Sendable {
+  var values: [Number]
+
+  init(_ values: [Number]) { self.values = values }
+
+  init?(argument: String) {
+    let values = argument.split(separator: ",").map { Number(String($0)) }
+    guard !values.isEmpty, values.allSatisfy({ $0 != nil }) else { return nil }
+    self.values = values.compactMap { $0 }
+  }
+
+  var defaultValueDescription: String { values.map { "\($0)" }.joined(separator: ",") }
+}
+
+/// What figures were measured under.
+struct BenchConditions: Encodable {
+  var processor = processorName()
+  var cores = ProcessInfo.processInfo.activeProcessorCount
+  var backend: String
+  var limits: MachineLimits
+}
+
+/// Appends JSON lines to a file.
+func appendLines(_ lines: [String], to path: String) throws {
+  let data = Data((lines.joined(separator: "\n") + "\n").utf8)
+  if !FileManager.default.fileExists(atPath: path) {
+    guard FileManager.default.createFile(atPath: path, contents: nil) else {
+      throw PolarError.file(path: path, reason: "cannot be created")
+    }
+  }
+  guard let handle = FileHandle(forWritingAtPath: path) else {
+    throw PolarError.file(path: path, reason: "cannot be written")
+  }
+  defer { try? handle.close() }
+  do {
+    try handle.seekToEnd()
+    try handle.write(contentsOf: data)
+  } catch {
+    throw PolarError.file(path: path, reason: "cannot be written: \(error.localizedDescription)")
+  }
+}
+
+struct BenchDecodeCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "decode",
+    abstract: "Decode grid batch x context x density, in the columns of llama-batched-bench.",
+    discussion: """
+      Columns: PP prompt tokens, TG decoded tokens, B sequences, N_KV tokens in the cache, S_PP and S_TG tokens/s of
+      prefill and decode, speed-up over dense (median of step-by-step ratios), density of heads computed in full over all
+      layers, and the fraction of the roofline (least time over measured time). Dense and sparse steps alternate.
+      Without --profile sparse rows choose random heads: their speed is real, their text is not.
+      """)
+
+  @OptionGroup var model: ModelOptions
+  @Option(help: "Batch sizes.")
+  var batch = NumberList([1, 8, 32])
+  @Option(help: "Prompt lengths in tokens.")
+  var context = NumberList([128, 1024])
+  @Option(help: "Mean densities over the sparse layers.")
+  var density = NumberList([0.5])
+  @Option(help: "Decoded tokens of each sequence.")
+  var steps = 16
+  @Option(help: "A sparsity profile.")
+  var profile: String?
+  @Option(help: "Append JSON lines, with the conditions, to this file.")
+  var json: String?
+
+  private struct Line: Encodable {
+    var model: String
+    var conditions: BenchConditions
+    var result: DecodeBench.Row
+  }
+
+  func run() throws {
+    for value in density.values { try Density.validated(value) }
+    let backend = try model.device.makeBackend()
+    let loaded = try ModelLoader.load(from: model.url, on: backend)
+    let limits = try Device.measureLimits(threads: model.threads)
+    let conditions = BenchConditions(backend: backend.name, limits: limits)
+    print(
+      "# \(conditions.processor), \(conditions.cores) cores, \(backend.name), "
+        + "\(fixed(limits.readBandwidth, 1)) GB/s, \(fixed(limits.arithmeticPeak, 0)) GFLOP/s")
+    var candidates = [DecodeBench.Candidate(name: "dense", density: 1, policy: DensePolicy())]
+    let config = loaded.model.config
+    let sparsity = try profile.map { try loaded.profile(at: URL(fileURLWithPath: $0)) }
+    for value in density.values {
+      if let sparsity {
+        candidates.append(
+          .init(
+            name: "routed \(fixed(value, 2))", density: value,
+            policy: try RoutedPolicy(profile: sparsity, density: value, on: backend)))
+      } else {
+        candidates.append(
+          .init(
+            name: "random \(fixed(value, 2))", density: value,
+            policy: try RandomPolicy(
+              units: .natural(heads: config.heads, kvHeads: config.kvHeads), mode: .adaptive,
+              density: value, fallback: .local(sinkPages: 1, recentPages: 4), seed: 1)))
+      }
+    }
+    let bench = DecodeBench(model: loaded.model, backend: backend, limits: limits)
+    print("    PP     TG      B     N_KV     S_PP t/s     S_TG t/s  speed-up  density  roofline  policy")
+    for length in context.values {
+      // Pseudo-random tokens: the speed of dense decoding does not depend on them.
+      var state: UInt64 = 1
+      let prompt = (0..<max(0, length)).map { _ -> Int32 in
+        state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+        return Int32((state >> 33) % UInt64(config.vocabulary))
+      }
+      for size in batch.values {
+        let rows = try bench.run(
+          prompt: prompt, batch: size, steps: steps, candidates: candidates)
+        for row in rows { print(text(row)) }
+        if let json {
+          let encoder = JSONEncoder()
+          encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+          let lines = try rows.map {
+            String(
+              decoding: try encoder.encode(
+                Line(
+                  model: model.url.lastPathComponent, conditions: conditions, result: $0)),
+              as: UTF8.self)
+          }
+          try appendLines(lines, to: json)
+        }
+      }
+    }
+  }
+
+  private func text(_ row: DecodeBench.Row) -> String {
+    func right(_ text: String, _ width: Int) -> String {
+      String(repeating: " ", count: max(0, width - text.count)) + text
+    }
+    return [
+      right("\(row.promptTokens)", 6), right("\(row.decodedTokens)", 6), right("\(row.batch)", 6),
+      right("\(row.batch * (row.promptTokens + row.decodedTokens))", 8),
+      right(fixed(Double(row.promptTokens) / row.promptSeconds, 1), 12),
+      right(fixed(row.tokensPerSecond, 1), 12), right(fixed(row.speedup, 2), 9),
+      right(fixed(row.density, 2), 8),
+      right(fixed(row.floorSeconds / row.stepSeconds * 100, 0) + " %", 9), " " + row.policy,
+    ].joined(separator: " ")
+  }
+}
+
+struct BenchAttentionCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "attention",
+    abstract: "Times the decode attention op alone, dense and at several densities, interleaved.")
+
+  @Option(help: "Query heads.")
+  var heads = 32
+  @Option(help: "KV heads.")
+  var kvHeads = 32
+  @Option(help: "Elements per head.")
+  var headDim = 64
+  @Option(help: "Tokens in each sequence's cache.")
+  var context = 4096
+  @Option(help: "Sequences.")
+  var batch = 8
+  @Option(help: "Fractions of heads computed in full.")
+  var density = NumberList([0.125, 0.25, 0.5, 0.75])
+  @Option(help: "Interleaved rounds.")
+  var rounds = 15
+  @Option(help: "Threads to compute with; all cores by default.")
+  var threads: Int?
+  @Option(help: "Append JSON lines, with the conditions, to this file.")
+  var json: String?
+
+  private struct Line: Encodable {
+    var conditions: BenchConditions
+    var shape: AttentionBench.Shape
+    var result: AttentionBench.Row
+  }
+
+  func validate() throws {
+    guard heads >= 1, kvHeads >= 1, heads % kvHeads == 0, headDim >= 2, headDim % 2 == 0, context >= 1,
+      batch >= 1, rounds >= 1, heads <= 4096, headDim <= 1024, context <= 1 << 24, batch <= 65536
+    else {
+      throw ValidationError("heads, kv-heads (a divisor), head-dim (even), context, batch must be positive")
+    }
+  }
+
+  func run() throws {
+    for value in density.values { try Density.validated(value) }
+    let backend = try Device.cpu(threads: threads).makeBackend()
+    let limits = try Device.measureLimits(threads: threads)
+    let shape = AttentionBench.Shape(
+      heads: heads, kvHeads: kvHeads, headDim: headDim, context: context, batch: batch)
+    let rows = try AttentionBench(backend, shape: shape).run(densities: density.values, rounds: rounds)
+    print(
+      "# \(processorName()), \(backend.name), \(fixed(limits.readBandwidth, 1)) GB/s; "
+        + "\(heads) heads, \(kvHeads) KV heads x \(headDim), context \(context), batch \(batch)")
+    var table = TextTable(["density", "sparse ms", "dense ms", "ratio", "dense GB/s", "of bandwidth"])
+    for row in rows {
+      table.add([
+        fixed(row.density, 3), fixed(row.seconds * 1e3, 2), fixed(row.denseSeconds * 1e3, 2),
+        fixed(row.ratio, 3), fixed(row.denseBandwidth, 1),
+        fixed(row.denseBandwidth / limits.readBandwidth * 100, 0) + " %",
+      ])
+    }
+    print(table.text)
+    if let json {
+      let encoder = JSONEncoder()
+      encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+      let conditions = BenchConditions(backend: backend.name, limits: limits)
+      try appendLines(
+        rows.map {
+          String(
+            decoding: try encoder.encode(Line(conditions: conditions, shape: shape, result: $0)),
+            as: UTF8.self)
+        }, to: json)
+    }
+  }
+}

@@ -1,0 +1,102 @@
+import ArgumentParser
+import Foundation
+import Polar
+import PolarCalibration
+import PolarCore
+import PolarEngine
+import PolarSparsity
+import PolarTokenizer
+
+struct CalibrateCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "calibrate",
+    abstract: "Learns a model's sparsity profile from text: routers, thresholds, and a measured quality curve.",
+    discussion: """
+      Runs the text through the dense model, trains one small router per layer, finds thresholds, and measures perplexity
+      and divergence through the decode path that serves. Without --held-out the last fifth of the text is held out.
+      Writes the profile, and beside it an HTML report.
+      """)
+
+  @OptionGroup var model: ModelOptions
+  @Option(parsing: .upToNextOption, help: "UTF-8 text files to calibrate on.")
+  var text: [String]
+  @Option(name: .customLong("held-out"), help: "A UTF-8 text file to measure quality on.")
+  var heldOut: String?
+  @Option(name: .shortAndLong, help: "The profile to write.")
+  var output: String
+  @Option(help: "Calibration tokens to use at most.")
+  var tokens = 60_000
+  @Option(help: "Mean densities to measure.")
+  var density = NumberList([0.75, 0.56, 0.5, 0.34, 0.25])
+  @Option(help: "Pages of 16 tokens at the end of a sequence that unselected heads attend to.")
+  var recentPages = 4
+  @Option(help: "Seed of the training.")
+  var seed: UInt64 = 1
+
+  func validate() throws {
+    guard !text.isEmpty else { throw ValidationError("--text needs at least one file") }
+    guard (1...1_000_000_000).contains(tokens) else {
+      throw ValidationError("--tokens: must be at least 1, is \(tokens)")
+    }
+    guard (1...64).contains(recentPages) else {
+      throw ValidationError("--recent-pages: must be between 1 and 64, is \(recentPages)")
+    }
+  }
+
+  func run() throws {
+    for value in density.values { try Density.validated(value) }
+    // Refused now rather than after minutes of work.
+    let directory = URL(fileURLWithPath: output).deletingLastPathComponent().path
+    guard FileManager.default.isWritableFile(atPath: directory) else {
+      throw PolarError.file(path: output, reason: "the folder does not exist or cannot be written")
+    }
+    let backend = try model.device.makeBackend()
+    let loaded = try ModelLoader.load(from: model.url, on: backend)
+    var ids = loaded.tokenizer.encode(try text.map(readText).joined(separator: "\n\n"))
+    let held: [Int32]
+    if let heldOut {
+      held = loaded.tokenizer.encode(try readText(heldOut))
+    } else {
+      let cut = ids.count * 4 / 5
+      held = Array(ids[cut...])
+      ids = Array(ids[..<cut])
+    }
+    var options = Calibrator.Options()
+    options.tokens = tokens
+    options.recentPages = recentPages
+    options.trainer.seed = seed
+    options.curve.densities = density.values
+    let start = ContinuousClock.now
+    let printer = LockedProgress()
+    let profile = try Calibrator(options: options).run(
+      model: loaded.model, fingerprint: loaded.fingerprint, text: ids, heldOut: held, on: backend
+    ) { progress in printer.report(progress) }
+    try profile.write(to: URL(fileURLWithPath: output))
+    let report = QualityReport(profile, modelName: model.url.lastPathComponent)
+    print(report.text())
+    let page = URL(fileURLWithPath: output).deletingPathExtension().appendingPathExtension("html")
+    do {
+      try Data(report.html().utf8).write(to: page, options: .atomic)
+    } catch {
+      throw PolarError.file(path: page.path, reason: "cannot be written")
+    }
+    let seconds = (ContinuousClock.now - start).components.seconds
+    print("wrote \(output) and \(page.path) in \(seconds / 60) min \(seconds % 60) s")
+  }
+}
+
+/// A progress line that any thread may update.
+private final class LockedProgress: @unchecked Sendable {
+  // Guarded by `lock`.
+  private var printer = ProgressPrinter()
+  private let lock = NSLock()
+
+  func report(_ progress: CalibrationProgress) {
+    lock.lock()
+    defer { lock.unlock() }
+    let left = Int(progress.secondsLeft.rounded())
+    printer.report(
+      progress.stage.rawValue, fraction: progress.fraction,
+      detail: "\(fixed(progress.rate, progress.rate < 10 ? 1 : 0))/s, \(left) s left")
+  }
+}

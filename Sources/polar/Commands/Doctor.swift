@@ -1,0 +1,72 @@
+import ArgumentParser
+import Foundation
+import Polar
+import PolarCore
+import PolarEngine
+import PolarReference
+
+struct DoctorCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "doctor",
+    abstract: "Tells what this machine is and can do; --selftest checks every op against the reference.")
+
+  @Flag(help: "Run the conformance suite on this machine's backend.")
+  var selftest = false
+  @Option(help: "Threads to compute with; all cores by default.")
+  var threads: Int?
+  @Flag(help: "Print JSON.")
+  var json = false
+
+  private struct Report: Encodable {
+    var processor: String
+    var cores: Int
+    var backend: String
+    var availableMemoryBytes: Int?
+    var readBandwidthGBs: Double
+    var arithmeticPeakGFLOPs: Double
+    var selftestPassed: Int?
+    var selftestFailed: [String]?
+  }
+
+  func run() throws {
+    let backend = try Device.cpu(threads: threads).makeBackend()
+    let limits = try Device.measureLimits(threads: threads)
+    var report = Report(
+      processor: processorName(), cores: ProcessInfo.processInfo.activeProcessorCount,
+      backend: backend.name, availableMemoryBytes: KVBudget.availableMemory(),
+      readBandwidthGBs: limits.readBandwidth, arithmeticPeakGFLOPs: limits.arithmeticPeak)
+    if !json {
+      print("processor   \(report.processor), \(report.cores) cores")
+      print("backend     \(report.backend)")
+      print("memory      \(report.availableMemoryBytes.map(bytesText) ?? "unknown") available")
+      print("bandwidth   \(fixed(limits.readBandwidth, 1)) GB/s read")
+      print("arithmetic  \(fixed(limits.arithmeticPeak, 0)) GFLOP/s multiply-add")
+    }
+    if selftest {
+      var failures: [String] = []
+      let results = ConformanceSuite().run(backend) { result in
+        guard !result.passed else { return }
+        failures.append("\(result.name): \(result.detail)")
+      }
+      report.selftestPassed = results.count - failures.count
+      report.selftestFailed = failures
+      if !json {
+        for failure in failures { print("FAILED      \(failure)") }
+        print("selftest    \(results.count - failures.count) of \(results.count) checks passed")
+      }
+    }
+    if json {
+      let encoder = JSONEncoder()
+      encoder.outputFormatting = [.sortedKeys, .prettyPrinted, .withoutEscapingSlashes]
+      print(String(decoding: try encoder.encode(report), as: UTF8.self))
+    }
+    if report.selftestFailed?.isEmpty == false { throw ExitCode.failure }
+  }
+}
+
+/// The processor's name as the system tells it.
+func processorName() -> String {
+  let info = (try? String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8)) ?? ""
+  let line = info.split(separator: "\n").first { $0.hasPrefix("model name") }
+  return line?.split(separator: ":").last.map { $0.trimmingCharacters(in: .whitespaces) } ?? "unknown"
+}

@@ -1,0 +1,164 @@
+import ArgumentParser
+import Foundation
+import Polar
+import PolarCore
+import PolarEngine
+
+struct GenerateCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "generate",
+    abstract: "Continues one prompt, or many prompts in one batch.",
+    discussion: """
+      With --prompts, FILE holds one JSON object a line: {"prompt": "..."} and optionally "id" and "max_tokens"; results
+      are JSON lines {"id", "text", "tokens", "stop_reason"} in the order of the input.
+      """)
+
+  @OptionGroup var model: ModelOptions
+  @OptionGroup var sparsity: SparsityOptions
+  @OptionGroup var sampling: SamplingOptions
+
+  @Option(name: .shortAndLong, help: "The text to continue.")
+  var prompt: String?
+  @Option(help: "A file of prompts, one JSON object a line.")
+  var prompts: String?
+  @Option(help: "The most sequences in one step.")
+  var batch = 64
+  @Option(help: "The longest context in tokens; the model's own by default.")
+  var context: Int?
+
+  func validate() throws {
+    guard (prompt == nil) != (prompts == nil) else {
+      throw ValidationError("give either --prompt or --prompts")
+    }
+    guard (1...4096).contains(batch) else {
+      throw ValidationError("--batch: must be between 1 and 4096, is \(batch)")
+    }
+    if let context, context < 1 {
+      throw ValidationError("--context: must be at least 1, is \(context)")
+    }
+  }
+
+  func run() async throws {
+    try sampling.parameters.validate()
+    let requests = try prompts.map(readPrompts)
+    let progress = ProgressPrinter()
+    let language = try await LanguageModel.load(
+      from: model.url, sparsity: sparsity.sparsity, device: model.device,
+      limits: .init(sequences: requests.map { min(batch, max(1, $0.count)) } ?? 1, context: context))
+    progress.note(capacityLine(language))
+    if let requests {
+      try await generateAll(requests, with: language, progress: progress)
+    } else if let prompt {
+      try await generateOne(prompt, with: language, progress: progress)
+    }
+  }
+
+  private func generateOne(
+    _ prompt: String, with language: LanguageModel, progress: borrowing ProgressPrinter
+  ) async throws {
+    for try await event in try await language.generate(prompt, parameters: sampling.parameters) {
+      switch event {
+      case .text(let text): emit(text)
+      case .finished(let info):
+        emit("\n")
+        progress.note(summaryLine(info))
+      }
+    }
+  }
+
+  private struct PromptLine: Decodable {
+    var id: String?
+    var prompt: String
+    var max_tokens: Int?  // the field name users of vLLM know
+  }
+
+  private struct ResultLine: Encodable {
+    var id: String
+    var text: String
+    var tokens: Int
+    var stop_reason: String
+  }
+
+  private func readPrompts(_ path: String) throws -> [PromptLine] {
+    let text: String
+    do {
+      text = try String(contentsOfFile: path, encoding: .utf8)
+    } catch {
+      throw PolarError.file(path: path, reason: "cannot be read as UTF-8 text")
+    }
+    let lines = text.split(separator: "\n", omittingEmptySubsequences: false).enumerated()
+    let prompts = try lines.compactMap { number, line -> PromptLine? in
+      guard !line.allSatisfy(\.isWhitespace) else { return nil }
+      do {
+        return try JSONDecoder().decode(PromptLine.self, from: Data(line.utf8))
+      } catch {
+        throw PolarError.malformed(
+          path: path, reason: "line \(number + 1) is not an object with a \"prompt\"")
+      }
+    }
+    guard !prompts.isEmpty else { throw PolarError.malformed(path: path, reason: "no prompts") }
+    return prompts
+  }
+
+  private func generateAll(
+    _ prompts: [PromptLine], with language: LanguageModel, progress: borrowing ProgressPrinter
+  ) async throws {
+    let start = ContinuousClock.now
+    let base = sampling.parameters
+    let results = try await withThrowingTaskGroup(of: (Int, ResultLine).self) { group in
+      for (index, line) in prompts.enumerated() {
+        var parameters = base
+        if let most = line.max_tokens { parameters.maxTokens = most }
+        // Submitted in order, so that the first prompts start first.
+        let stream = try await language.generate(line.prompt, parameters: parameters)
+        group.addTask {
+          var text = ""
+          for try await event in stream {
+            switch event {
+            case .text(let piece): text += piece
+            case .finished(let info):
+              return (
+                index,
+                ResultLine(
+                  id: line.id ?? String(index), text: text, tokens: info.generation.generationTokenCount,
+                  stop_reason: info.generation.stopReason.rawValue)
+              )
+            }
+          }
+          throw PolarError.request(field: "prompt \(index)", reason: "ended without a result")
+        }
+      }
+      var results = [ResultLine?](repeating: nil, count: prompts.count)
+      for try await (index, line) in group { results[index] = line }
+      return results.compactMap { $0 }
+    }
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+    for line in results {
+      emit(String(decoding: try encoder.encode(line), as: UTF8.self) + "\n")
+    }
+    let elapsed = ContinuousClock.now - start
+    let seconds = Double(elapsed.components.seconds) + Double(elapsed.components.attoseconds) * 1e-18
+    let tokens = results.reduce(0) { $0 + $1.tokens }
+    progress.note(
+      "\(results.count) prompts, \(tokens) tokens in \(fixed(seconds, 1)) s "
+        + "(\(fixed(Double(tokens) / seconds, 1)) tokens/s, prefill included)")
+  }
+}
+
+/// What the cache holds, in one line.
+func capacityLine(_ language: LanguageModel) -> String {
+  "KV cache: \(language.kvTokens) tokens in \(bytesText(language.kvBytes)) (chosen from free memory)"
+}
+
+/// Rates of one finished request, in one line.
+func summaryLine(_ info: LanguageModel.Info) -> String {
+  let generation = info.generation
+  let heads =
+    info.headDensity < 1
+    ? ", \(fixed(info.headDensity * 100, 1)) % of heads computed in full" : ""
+  return
+    "\(generation.promptTokenCount) prompt tokens in \(fixed(generation.promptTime, 2)) s, "
+    + "\(generation.generationTokenCount) tokens at \(fixed(generation.tokensPerSecond, 1)) tokens/s, "
+    + "ended by \(generation.stopReason.rawValue)\(heads)"
+}

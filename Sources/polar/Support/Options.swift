@@ -1,0 +1,81 @@
+import ArgumentParser
+import Foundation
+import Polar
+import PolarCore
+import PolarEngine
+import PolarSparsity
+
+/// Which model, on what, with which profile.
+struct ModelOptions: ParsableArguments {
+  @Argument(help: "A GGUF file, or a folder with config.json, *.safetensors and tokenizer.json.")
+  var model: String
+
+  @Option(help: "Threads to compute with; all cores by default.")
+  var threads: Int?
+
+  var url: URL { URL(fileURLWithPath: model) }
+  var device: Device { .cpu(threads: threads) }
+
+  func validate() throws {
+    if let threads, !(1...1024).contains(threads) {
+      throw ValidationError("--threads: must be between 1 and 1024, is \(threads)")
+    }
+  }
+}
+
+/// Which sparsity profile, at which density.
+struct SparsityOptions: ParsableArguments {
+  @Option(help: "A sparsity profile made by `polar calibrate`; without one decoding is dense.")
+  var profile: String?
+
+  @Option(help: "Mean fraction of heads computed in full, over 0 and at most 1; the profile's own by default.")
+  var density: Double?
+
+  @Option(help: "How heads are chosen: adaptive (default) or paper (top-k by norm, others zero).")
+  var heads: SparsityMode = .adaptive
+
+  func validate() throws {
+    if profile == nil, density != nil {
+      throw ValidationError("--density needs --profile")
+    }
+  }
+
+  var sparsity: SparsitySetting? {
+    profile.map { SparsitySetting(profile: URL(fileURLWithPath: $0), density: density, mode: heads) }
+  }
+}
+
+extension SparsityMode: @retroactive ExpressibleByArgument {}
+
+/// How tokens are chosen.
+struct SamplingOptions: ParsableArguments {
+  @Option(name: [.customShort("n"), .long], help: "The most tokens to generate.")
+  var maxTokens = 128
+  @Option(help: "0 takes the most likely token.")
+  var temperature: Float = 0
+  @Option(help: "Keep the K most likely tokens; 0 keeps all.")
+  var topK = 0
+  @Option(help: "Keep the most likely tokens up to this probability.")
+  var topP: Float = 1
+  @Option(help: "Keep tokens at least this many times as likely as the most likely one.")
+  var minP: Float = 0
+  @Option(help: "Penalty on tokens that occurred; 1 is none.")
+  var repetitionPenalty: Float = 1
+  @Option(help: "Penalty on tokens in the output.")
+  var presencePenalty: Float = 0
+  @Option(help: "Penalty on each occurrence in the output.")
+  var frequencyPenalty: Float = 0
+  @Option(help: "Makes sampling repeatable.")
+  var seed: UInt64?
+  @Option(help: "A string that ends the text; may be given more than once.")
+  var stop: [String] = []
+  @Flag(help: "Go on after the model's end token.")
+  var ignoreEos = false
+
+  var parameters: SamplingParameters {
+    SamplingParameters(
+      maxTokens: maxTokens, temperature: temperature, topK: topK, topP: topP, minP: minP,
+      repetitionPenalty: repetitionPenalty, presencePenalty: presencePenalty,
+      frequencyPenalty: frequencyPenalty, seed: seed, stop: stop, ignoreEOS: ignoreEos)
+  }
+}
