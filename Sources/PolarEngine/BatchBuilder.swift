@@ -1,4 +1,4 @@
-public import PolarCore
+import PolarCore
 
 /// Which rows of a span of tokens have their logits computed.
 public enum LogitRows: Sendable, Equatable {

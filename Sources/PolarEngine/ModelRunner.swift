@@ -1,4 +1,5 @@
 public import PolarCore
+import PolarFormats
 public import PolarModels
 public import PolarSparsity
 
@@ -99,8 +100,8 @@ public final class ModelRunner {
     vocabulary = model.config.vocabulary
     cache = try KVCache(config: model.config, pages: cachePages, on: backend)
     let scratch = model.workspaceByteCount(rows: maximumRows, logitRows: logitRows)
-    // A line more: the arena rounds every tensor up to 64 bytes.
-    workspace = Workspace(try backend.allocate(byteCount: scratch + policyBytes + 64))
+    // The arena rounds every tensor up to 64 bytes, which a policy may not have counted.
+    workspace = Workspace(try backend.allocate(byteCount: scratch + policyBytes + 4096))
     builder = try BatchBuilder(
       rows: maximumRows, logitRows: logitRows, sequences: maximumSequences,
       context: maximumContext, on: backend)

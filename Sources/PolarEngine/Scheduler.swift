@@ -144,10 +144,18 @@ public struct Scheduler: Sendable {
   }
 
   /// Records that the rows of `step` are in the cache. Sequences that ended meanwhile are passed over.
-  public mutating func commit(_ step: borrowing ScheduledStep) {
+  public mutating func commit(_ step: ScheduledStep) {
+    commitPrefill(step)
+    commitDecode(step)
+  }
+
+  mutating func commitPrefill(_ step: ScheduledStep) {
     for chunk in step.prefill {
       if let index = runningIndex(of: chunk.id) { running[index].computed = chunk.positions.upperBound }
     }
+  }
+
+  mutating func commitDecode(_ step: ScheduledStep) {
     for row in step.decode {
       if let index = runningIndex(of: row.id) { running[index].computed = row.position + 1 }
     }
