@@ -1,0 +1,138 @@
+// The ops are documented where they are declared, in PolarCore.Backend.
+// swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
+
+import Foundation
+public import PolarCore
+
+extension ReferenceBackend {
+  public func rotary(
+    _ x: Tensor, positions: Tensor, inverseFrequencies: Tensor, heads: Int, headDim: Int
+  ) {
+    let half = headDim / 2
+    for i in 0..<x.rows {
+      for j in 0..<half {
+        // The product is rounded to f32, as Hugging Face transformers rounds it.
+        let angle = Double(Float(positions.i32(0)[i]) * inverseFrequencies.f32(0)[j])
+        for h in 0..<heads {
+          let vector = x.f32(i) + h * headDim
+          let a = Double(vector[j])
+          let b = Double(vector[j + half])
+          vector[j] = Float(a * cos(angle) - b * sin(angle))
+          vector[j + half] = Float(b * cos(angle) + a * sin(angle))
+        }
+      }
+    }
+  }
+
+  public func storeKV(_ kv: KVLayer, key: Tensor, value: Tensor, slots: Tensor) {
+    for i in 0..<key.rows {
+      let (page, token) = Int(slots.i32(0)[i]).quotientAndRemainder(dividingBy: KVPage.tokens)
+      for g in 0..<kv.kvHeads {
+        let block = kv.block(head: g, page: page)
+        for d in 0..<kv.headDim {
+          block[kv.keyIndex(d, token)] = key.f32(i)[g * kv.headDim + d]
+          block[kv.valueIndex(d, token)] = value.f32(i)[g * kv.headDim + d]
+        }
+      }
+    }
+  }
+
+  public func prefillAttention(
+    _ out: Tensor, query: Tensor, kv: KVLayer, batch: ForwardBatch, scale: Float, span: AttentionSpan
+  ) {
+    for row in 0..<query.rows {
+      let position = Int(batch.positions.i32(0)[row])
+      let keys =
+        switch span {
+        case .full: Array(0...position)
+        case .local(let sinkPages, let recentPages):
+          localPositions(upTo: position, sinkPages: sinkPages, recentPages: recentPages)
+        }
+      for h in 0..<query.columns / kv.headDim {
+        attend(out, query: query, kv: kv, batch: batch, scale: scale, row: row, head: h, keys: keys)
+      }
+    }
+  }
+
+  public func decodeAttention(
+    _ out: Tensor, query: Tensor, kv: KVLayer, batch: ForwardBatch, scale: Float, heads: ActiveHeads?
+  ) {
+    for row in 0..<query.rows {
+      let position = Int(batch.positions.i32(0)[row])
+      for h in 0..<query.columns / kv.headDim {
+        var keys = Array(0...position)
+        if let heads, heads.mask.u8(row)[h] == 0 {
+          switch heads.fallback {
+          case .zero: keys = []
+          case .local(let sinkPages, let recentPages):
+            keys = localPositions(upTo: position, sinkPages: sinkPages, recentPages: recentPages)
+          case .constant(let vectors):
+            let target = out.f32(row) + h * kv.headDim
+            target.update(from: vectors.f32(h), count: kv.headDim)
+            continue
+          }
+        }
+        attend(out, query: query, kv: kv, batch: batch, scale: scale, row: row, head: h, keys: keys)
+      }
+    }
+  }
+
+  /// The positions `0 ... position` that lie in pages `0 ..< sinkPages` or in the last `recentPages` pages, counted
+  /// back from the page of `position` itself.
+  private func localPositions(upTo position: Int, sinkPages: Int, recentPages: Int) -> [Int] {
+    let ownPage = position / KVPage.tokens
+    return (0...position).filter { key in
+      let page = key / KVPage.tokens
+      return page < sinkPages || page > ownPage - recentPages
+    }
+  }
+
+  /// Softmax attention of one row and head over the sequence's positions `keys`; zero where there are none.
+  private func attend(
+    _ out: Tensor, query: Tensor, kv: KVLayer, batch: ForwardBatch, scale: Float, row: Int, head: Int,
+    keys: [Int]
+  ) {
+    let headDim = kv.headDim
+    let group = head / (query.columns / headDim / kv.kvHeads)
+    let pages = batch.blockTables.i32(Int(batch.rowSequences.i32(0)[row]))
+    let q = query.f32(row) + head * headDim
+    let target = out.f32(row) + head * headDim
+
+    var scores: [Double] = []
+    for key in keys {
+      let block = kv.block(head: group, page: Int(pages[key / KVPage.tokens]))
+      var sum = 0.0
+      for d in 0..<headDim { sum += Double(q[d]) * Double(block[kv.keyIndex(d, key % KVPage.tokens)]) }
+      scores.append(sum * Double(scale))
+    }
+    let largest = scores.max() ?? 0
+    let weights = scores.map { exp($0 - largest) }
+    let total = weights.reduce(0, +)
+
+    var mean = [Double](repeating: 0, count: headDim)
+    for (key, weight) in zip(keys, weights) {
+      let block = kv.block(head: group, page: Int(pages[key / KVPage.tokens]))
+      for d in 0..<headDim {
+        mean[d] += weight / total * Double(block[kv.valueIndex(d, key % KVPage.tokens)])
+      }
+    }
+    for d in 0..<headDim { target[d] = Float(mean[d]) }
+  }
+}
+
+extension KVLayer {
+  /// The block of one KV head and page.
+  func block(head: Int, page: Int) -> UnsafeMutablePointer<Float> {
+    address.pointer(to: Float.self) + (head * pages + page) * blockElements
+  }
+
+  /// Index of the K element `d` of token `token` in its block.
+  func keyIndex(_ d: Int, _ token: Int) -> Int {
+    d / 2 * (2 * KVPage.tokens) + token * 2 + d % 2
+  }
+
+  /// Index of the V element `d` of token `token` in its block.
+  func valueIndex(_ d: Int, _ token: Int) -> Int {
+    KVPage.tokens * headDim + token / 2 * (2 * headDim) + d * 2 + token % 2
+  }
+}

@@ -1,0 +1,72 @@
+// The ops are documented where they are declared, in PolarCore.Backend.
+// swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
+
+public import PolarCore
+
+/// The executable specification of every op: single-threaded, f32 with sums in `Double`, and written to be read.
+///
+/// Other backends are checked against it (``ConformanceSuite``). It is slow, and unlike them it may allocate.
+public final class ReferenceBackend: Backend {
+  /// The reference backend.
+  public init() {}
+
+  public var name: String { "reference" }
+  public var kvDType: DType { .f32 }
+
+  // MARK: Memory
+
+  public func allocate(byteCount: Int) throws(PolarError) -> any DeviceMemory {
+    try HostMemory(byteCount: byteCount)
+  }
+
+  public func upload(_ bytes: UnsafeRawBufferPointer, to address: Address) {
+    guard let source = bytes.baseAddress else { return }
+    address.pointer(to: UInt8.self).update(
+      from: source.assumingMemoryBound(to: UInt8.self), count: bytes.count)
+  }
+
+  public func download(_ address: Address, into bytes: UnsafeMutableRawBufferPointer) {
+    guard let target = bytes.baseAddress else { return }
+    target.copyMemory(from: address.pointer(to: UInt8.self), byteCount: bytes.count)
+  }
+
+  public func synchronize() {}
+
+  // MARK: Weights
+
+  // The layout is row-major f32 `[outputs, inputs]`: element (n, k) at `n * inputs + k`.
+
+  public func packedByteCount(outputs: Int, inputs: Int) -> Int {
+    outputs * inputs * MemoryLayout<Float>.size
+  }
+
+  public func packRows(_ weight: PackedMatrix, firstRow: Int, values: UnsafeBufferPointer<Float>) {
+    guard let source = values.baseAddress else { return }
+    weight.row(firstRow).update(from: source, count: values.count)
+  }
+
+  public func unpackRows(
+    _ weight: PackedMatrix, firstRow: Int, into values: UnsafeMutableBufferPointer<Float>
+  ) {
+    guard let target = values.baseAddress else { return }
+    target.update(from: weight.row(firstRow), count: values.count)
+  }
+}
+
+extension PackedMatrix {
+  /// Row `index`, `inputs` floats.
+  func row(_ index: Int) -> UnsafeMutablePointer<Float> {
+    address.pointer(to: Float.self) + index * inputs
+  }
+}
+
+/// `sum_i a[i] * b[i]` over `count` elements.
+func dot(_ a: UnsafePointer<Float>, _ b: UnsafePointer<Float>, _ count: Int) -> Double {
+  var sum = 0.0
+  var i = 0
+  while i < count {
+    sum += Double(a[i]) * Double(b[i])
+    i += 1
+  }
+  return sum
+}
