@@ -75,6 +75,8 @@ let package = Package(
     .target(
       name: "PolarTestSupport", dependencies: ["PolarCore"], path: "Tests/Support",
       swiftSettings: settings),
+    // Counts allocations in the test executable.
+    .target(name: "CMallocCounter", path: "Tests/CMallocCounter"),
     tests("PolarCoreTests", ["PolarCore"]),
     tests("PolarFormatsTests", ["PolarFormats"]),
     tests("PolarReferenceTests", ["PolarReference"]),
@@ -82,7 +84,12 @@ let package = Package(
     tests("PolarSparsityTests", ["PolarSparsity", "PolarReference", "PolarCPU"]),
     tests("PolarTokenizerTests", ["PolarTokenizer"]),
     tests("PolarModelsTests", ["PolarModels", "PolarReference", "PolarCPU"]),
-    tests("PolarEngineTests", ["PolarEngine", "PolarReference", "PolarCPU"]),
+    tests(
+      "PolarEngineTests",
+      [
+        "PolarEngine", "PolarCore", "PolarFormats", "PolarSparsity", "PolarModels",
+        "PolarTokenizer", "PolarReference", "PolarCPU", "CMallocCounter",
+      ]),
     tests("PolarCalibrationTests", ["PolarCalibration", "PolarReference", "PolarCPU"]),
     tests("PolarTests", ["Polar"]),
   ],

@@ -1,0 +1,224 @@
+public import PolarCore
+import PolarFormats
+public import PolarModels
+public import PolarSparsity
+
+/// Consecutive tokens of one sequence in a forward pass, with the pages they live in.
+public struct RowSpan: Sendable {
+  /// The tokens.
+  public var tokens: [Int32]
+  /// Position of the first one in its sequence. Everything before it must be in the cache.
+  public var start: Int
+  /// Pages of the sequence, in order of position, up to at least the last token.
+  public var pages: [Int32]
+  /// Which rows' logits are wanted.
+  public var logits: LogitRows
+
+  /// Tokens at positions `start ..< start + tokens.count`.
+  public init(tokens: [Int32], start: Int = 0, pages: [Int32], logits: LogitRows = .last) {
+    self.tokens = tokens
+    self.start = start
+    self.pages = pages
+    self.logits = logits
+  }
+}
+
+/// How a forward pass computes attention.
+public enum ForwardKind: Sendable {
+  /// Any number of rows per sequence; dense.
+  case prefill
+  /// One row per sequence; the policy chooses what is computed.
+  case decode
+}
+
+/// Runs forward passes: owns the KV cache, the scratch memory and the staging of one model, all sized at start-up.
+///
+/// It knows nothing of requests: the engine drives it, and so can benchmarks, calibration and perplexity, with page
+/// tables of their own (see ``BlockPool``). It is not thread-safe and not `Sendable`: one thread at a time.
+///
+/// A pass is `begin()`, `append(...)` per sequence, `run(...)`; or ``forward(_:kind:policy:tap:)`` for all of it. None
+/// of the first three allocates.
+public final class ModelRunner {
+  /// The model.
+  public let model: any CausalLM
+  /// Where it runs.
+  public let backend: any Backend
+  /// K and V of all sequences.
+  public let cache: KVCache
+  /// The most rows of a pass.
+  public let maximumRows: Int
+  /// The most sequences of a pass.
+  public let maximumSequences: Int
+  /// The longest context, in tokens.
+  public let maximumContext: Int
+  /// The most rows of a pass whose logits are wanted.
+  public let maximumLogitRows: Int
+
+  private let vocabulary: Int
+  private var workspace: Workspace
+  private var builder: BatchBuilder
+  private let logits: HostArray<Float>
+
+  /// Allocates everything a pass needs.
+  ///
+  /// - Parameters:
+  ///   - cachePages: Pages of the KV cache, 16 tokens each (see ``KVBudget``).
+  ///   - maximumRows: The most rows of a prefill pass.
+  ///   - maximumSequences: The most sequences of a pass, and so the most rows of a decode pass.
+  ///   - maximumContext: The longest context; at most what the model was made for.
+  ///   - policyBytes: Scratch for the policy (``SparsityPolicy/workspaceByteCount(rows:)`` of `maximumSequences`)
+  ///     and for a tap.
+  ///   - maximumLogitRows: The most rows of logits of a pass; `maximumSequences` if nil.
+  /// - Throws: ``PolarError/configuration(field:reason:)`` for sizes that make no sense, and
+  ///   ``PolarError/outOfMemory(what:bytes:)``.
+  public init(
+    model: any CausalLM, backend: any Backend, cachePages: Int, maximumRows: Int,
+    maximumSequences: Int, maximumContext: Int, policyBytes: Int = 0, maximumLogitRows: Int? = nil
+  ) throws(PolarError) {
+    let logitRows = maximumLogitRows ?? maximumSequences
+    for (field, value) in [
+      ("cachePages", cachePages), ("maximumRows", maximumRows), ("maximumSequences", maximumSequences),
+      ("maximumContext", maximumContext), ("maximumLogitRows", logitRows),
+    ] where value < 1 || value > Int(Int32.max) / KVPage.tokens {
+      throw .configuration(field: field, reason: "\(value) is out of range")
+    }
+    guard maximumContext <= model.config.context else {
+      throw .configuration(
+        field: "maximumContext",
+        reason: "\(maximumContext) is more than the \(model.config.context) the model was made for")
+    }
+    guard maximumRows >= maximumSequences, policyBytes >= 0 else {
+      throw .configuration(
+        field: "maximumRows", reason: "\(maximumRows) is less than the \(maximumSequences) sequences")
+    }
+    self.model = model
+    self.backend = backend
+    self.maximumRows = maximumRows
+    self.maximumSequences = maximumSequences
+    self.maximumContext = maximumContext
+    self.maximumLogitRows = logitRows
+    vocabulary = model.config.vocabulary
+    cache = try KVCache(config: model.config, pages: cachePages, on: backend)
+    let scratch = model.workspaceByteCount(rows: maximumRows, logitRows: logitRows)
+    // The arena rounds every tensor up to 64 bytes, which a policy may not have counted.
+    workspace = Workspace(try backend.allocate(byteCount: scratch + policyBytes + 4096))
+    builder = try BatchBuilder(
+      rows: maximumRows, logitRows: logitRows, sequences: maximumSequences,
+      context: maximumContext, on: backend)
+    logits = try HostArray(count: logitRows * vocabulary, what: "logits", initial: 0)
+  }
+
+  /// Bytes of scratch memory, and the most that a pass has used of it.
+  public var workspaceUse: (capacity: Int, peak: Int) { (workspace.capacity, workspace.peak) }
+
+  /// Starts a pass.
+  public func begin() { builder.begin() }
+
+  /// Adds consecutive tokens of one sequence to the pass. Tokens must be in the vocabulary and sizes within the
+  /// runner's; anything else is a programmer error.
+  public func append(
+    _ tokens: UnsafeBufferPointer<Int32>, at start: Int, pages: UnsafeBufferPointer<Int32>,
+    logits: LogitRows
+  ) {
+    for token in tokens {
+      precondition(token >= 0 && token < vocabulary, "token \(token) is not in the vocabulary")
+    }
+    builder.append(tokens, at: start, pages: pages, logits: logits)
+  }
+
+  /// Adds one token of one sequence to the pass, with its logits.
+  public func append(_ token: Int32, at position: Int, pages: [Int32]) {
+    withUnsafePointer(to: token) { token in
+      pages.withUnsafeBufferPointer { pages in
+        append(UnsafeBufferPointer(start: token, count: 1), at: position, pages: pages, logits: .last)
+      }
+    }
+  }
+
+  /// Runs the pass. Returns the wanted logits `[logit rows, vocabulary]` in the order of the rows, valid until the
+  /// next pass.
+  public func run(
+    _ kind: ForwardKind, policy: any SparsityPolicy = DensePolicy(), tap: (any ForwardTap)? = nil
+  ) -> UnsafeBufferPointer<Float> {
+    let batch = builder.finish(isDecode: kind == .decode, on: backend)
+    let result = model.forward(
+      batch, cache: cache, policy: policy, tap: tap, workspace: &workspace, on: backend)
+    let count = batch.logitCount * vocabulary
+    guard count > 0 else { return UnsafeBufferPointer(rebasing: logits.buffer[0..<0]) }
+    // [logitCount, vocabulary]
+    let host = UnsafeMutableBufferPointer(rebasing: logits.buffer[0..<count])
+    precondition(result.isContiguous && result.count == count, "logits of an unexpected shape")
+    backend.download(result.address, into: UnsafeMutableRawBufferPointer(host))
+    return UnsafeBufferPointer(host)
+  }
+
+  /// Runs one pass over `spans`, one per sequence. Returns the wanted logits `[logit rows, vocabulary]`, valid until
+  /// the next pass.
+  public func forward(
+    _ spans: [RowSpan], kind: ForwardKind, policy: any SparsityPolicy = DensePolicy(),
+    tap: (any ForwardTap)? = nil
+  ) -> UnsafeBufferPointer<Float> {
+    begin()
+    for span in spans {
+      span.tokens.withUnsafeBufferPointer { tokens in
+        span.pages.withUnsafeBufferPointer { pages in
+          append(tokens, at: span.start, pages: pages, logits: span.logits)
+        }
+      }
+    }
+    return run(kind, policy: policy, tap: tap)
+  }
+
+  /// Computes the prompts of `sequences` (tokens and pages, from position 0), densely, in passes of at most
+  /// ``maximumRows`` rows. `each` gets the index of a sequence and the logits `[vocabulary]` of its last token.
+  public func prefill(
+    _ sequences: [(tokens: [Int32], pages: [Int32])],
+    each: (_ sequence: Int, _ logits: UnsafeBufferPointer<Float>) -> Void
+  ) {
+    var sequence = 0
+    var position = 0
+    while sequence < sequences.count {
+      begin()
+      var rows = 0
+      var complete: [Int] = []
+      var spans = 0
+      while sequence < sequences.count, rows < maximumRows, spans < maximumSequences,
+        complete.count < maximumLogitRows
+      {
+        let (tokens, pages) = sequences[sequence]
+        let end = min(tokens.count, position + maximumRows - rows)
+        tokens.withUnsafeBufferPointer { tokens in
+          pages.withUnsafeBufferPointer { pages in
+            append(
+              UnsafeBufferPointer(rebasing: tokens[position..<end]), at: position, pages: pages,
+              logits: end == tokens.count ? .last : .none)
+          }
+        }
+        rows += end - position
+        spans += 1
+        position = end
+        if end == tokens.count {
+          complete.append(sequence)
+          sequence += 1
+          position = 0
+        }
+      }
+      let logits = run(.prefill)
+      for (row, index) in complete.enumerated() {
+        each(index, UnsafeBufferPointer(rebasing: logits[row * vocabulary..<(row + 1) * vocabulary]))
+      }
+    }
+  }
+
+  /// One decode step: token i at `positions[i]` of a sequence with pages `pages[i]`. Returns logits
+  /// `[sequences, vocabulary]`, valid until the next pass.
+  public func decode(
+    tokens: [Int32], positions: [Int], pages: [[Int32]], policy: any SparsityPolicy = DensePolicy(),
+    tap: (any ForwardTap)? = nil
+  ) -> UnsafeBufferPointer<Float> {
+    precondition(tokens.count == positions.count && tokens.count == pages.count, "unequal counts")
+    begin()
+    for index in tokens.indices { append(tokens[index], at: positions[index], pages: pages[index]) }
+    return run(.decode, policy: policy, tap: tap)
+  }
+}

@@ -1,0 +1,279 @@
+import PolarCore
+import PolarReference
+import Synchronization
+import Testing
+
+@testable import PolarEngine
+
+extension Engine {
+  fileprivate var liveCount: Int { live.count }
+}
+
+@Suite struct EngineTests {
+  private func prompts(_ count: Int, longest: Int = 60) -> [[Int32]] {
+    var random = TestRandom(77)
+    return (0..<count).map { _ in
+      (0..<Int.random(in: 1...longest, using: &random)).map { _ in Int32.random(in: 0..<97, using: &random) }
+    }
+  }
+
+  /// What each prompt gives when it is alone in an engine with room for everything.
+  private func alone(
+    _ prompts: [[Int32]], _ parameters: (Int) -> SamplingParameters
+  ) async throws -> [[Int32]] {
+    let engine = try mockEngine(MockModel(pages: 64), pages: 64, sequences: 1, rows: 256)
+    var result: [[Int32]] = []
+    for (index, prompt) in prompts.enumerated() {
+      result.append(try await engine.run(prompt, parameters(index)).tokens)
+    }
+    return result
+  }
+
+  private func together(
+    _ engine: Engine, _ prompts: [[Int32]], _ parameters: (Int) -> SamplingParameters
+  ) async throws -> [Outcome] {
+    var streams: [AsyncThrowingStream<GenerationEvent, any Error>] = []
+    for (index, prompt) in prompts.enumerated() {
+      streams.append(
+        try await engine.submit(GenerationRequest(promptTokens: prompt, parameters: parameters(index))))
+    }
+    var outcomes: [Outcome] = []
+    for stream in streams { outcomes.append(try await collect(stream)) }
+    return outcomes
+  }
+
+  @Test func unequalPromptsJoinAndLeaveAndGiveTheSameTokens() async throws {
+    let prompts = prompts(24)
+    let parameters = { (index: Int) in SamplingParameters(maxTokens: 5 + index * 3) }
+    let wanted = try await alone(prompts, parameters)
+    let engine = try mockEngine(MockModel(pages: 200), pages: 200, sequences: 6, rows: 30)
+    let outcomes = try await together(engine, prompts, parameters)
+    #expect(outcomes.map(\.tokens) == wanted)
+    for (index, outcome) in outcomes.enumerated() {
+      let info = try #require(outcome.info)
+      #expect(info.stopReason == .length && info.preemptions == 0)
+      #expect(info.promptTokenCount == prompts[index].count)
+      #expect(info.generationTokenCount == 5 + index * 3)
+    }
+    let statistics = await engine.statistics
+    #expect(statistics.freePages == 200 && statistics.running == 0 && statistics.waiting == 0)
+    #expect(statistics.generatedTokens == wanted.reduce(0) { $0 + $1.count })
+    #expect(statistics.promptTokens == prompts.reduce(0) { $0 + $1.count })
+  }
+
+  @Test func preemptedRequestsGiveTheSameTokens() async throws {
+    let prompts = prompts(10, longest: 30)
+    for sampled in [false, true] {
+      let parameters = { (index: Int) in
+        SamplingParameters(maxTokens: 80, temperature: sampled ? 1.5 : 0, seed: UInt64(index))
+      }
+      let wanted = try await alone(prompts, parameters)
+      let engine = try mockEngine(MockModel(pages: 12), pages: 12, sequences: 6, rows: 24)
+      let outcomes = try await together(engine, prompts, parameters)
+      #expect(outcomes.map(\.tokens) == wanted)
+      let statistics = await engine.statistics
+      #expect(statistics.preemptions > 0 && statistics.replayedTokens > 0, "nothing was preempted")
+      #expect(outcomes.reduce(0) { $0 + ($1.info?.preemptions ?? 0) } == statistics.preemptions)
+      #expect(statistics.freePages == 12)
+    }
+  }
+
+  @Test func seedsDoNotDependOnTheBatch() async throws {
+    let prompts = Array(repeating: [Int32(4), 5, 6], count: 8)
+    let parameters = { (index: Int) in
+      SamplingParameters(maxTokens: 30, temperature: 3, topK: 50, topP: 0.95, seed: UInt64(index % 4))
+    }
+    let wanted = try await alone(prompts, parameters)
+    let engine = try mockEngine(MockModel(pages: 64), pages: 64)
+    let outcomes = try await together(engine, prompts, parameters)
+    #expect(outcomes.map(\.tokens) == wanted)
+    #expect(wanted[0] == wanted[4] && wanted[0] != wanted[1])
+  }
+
+  @Test func droppingAStreamFreesItsPagesWithinAStep() async throws {
+    let model = MockModel(pages: 64)
+    let engine = try mockEngine(model, pages: 64)
+    let rows = Mutex<[Int]>([])
+    let kept = try await engine.submit(
+      GenerationRequest(promptTokens: [1, 2, 3], parameters: .init(maxTokens: 200)))
+    do {
+      let dropped = try await engine.submit(
+        GenerationRequest(promptTokens: [4, 5, 6], parameters: .init(maxTokens: 200)))
+      var iterator = dropped.makeAsyncIterator()
+      _ = try await iterator.next()
+    }
+    // The stream is gone: no step that begins from now on may compute its row.
+    let afterDrop = await engine.statistics.steps
+    model.onForward.withLock { hook in
+      hook = { batch in rows.withLock { $0.append(batch.sequences) } }
+    }
+    let outcome = try await collect(kept)
+    #expect(outcome.tokens.count == 200)
+    let seen = rows.withLock { $0 }
+    // The step under way when the hook was set may still hold both.
+    #expect(seen.dropFirst().allSatisfy { $0 == 1 }, "\(seen) after step \(afterDrop)")
+    let statistics = await engine.statistics
+    #expect(statistics.freePages == 64 && statistics.running == 0)
+  }
+
+  @Test func cancellingTheReadingTaskEndsTheRequest() async throws {
+    let engine = try mockEngine(MockModel(pages: 64), pages: 64)
+    let task = Task {
+      var count = 0
+      for try await event in try await engine.submit(
+        GenerationRequest(promptTokens: [9], parameters: .init(maxTokens: 250)))
+      {
+        if case .token = event { count += 1 }
+        if count == 3 { withUnsafeCurrentTask { $0?.cancel() } }
+      }
+      return count
+    }
+    #expect(try await task.value < 250)
+    while await engine.statistics.running > 0 { await Task.yield() }
+    #expect(await engine.statistics.freePages == 64)
+  }
+
+  @Test func aThousandSubmitsAndCancelsLeaveNothing() async throws {
+    let engine = try mockEngine(MockModel(pages: 40), pages: 40)
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for index in 0..<1000 {
+        group.addTask {
+          let stream = try await engine.submit(
+            GenerationRequest(
+              promptTokens: Array(repeating: Int32(index % 97), count: 1 + index % 50),
+              parameters: .init(maxTokens: 1 + index % 40)))
+          var read = 0
+          for try await _ in stream {
+            read += 1
+            if index % 3 == 0 && read > index % 7 { break }
+          }
+        }
+      }
+      try await group.waitForAll()
+    }
+    while await engine.statistics.running + engine.statistics.waiting > 0 { await Task.yield() }
+    let statistics = await engine.statistics
+    #expect(statistics.freePages == 40)
+    #expect(await engine.liveCount == 0)
+  }
+
+  @Test func endTokensStopUnlessIgnored() async throws {
+    let model = MockModel(pages: 16, next: { _, position in Int32(position + 1) })
+    let engine = try mockEngine(model, pages: 16, endTokens: [9])
+    let stopped = try await engine.run([3, 4], SamplingParameters(maxTokens: 30))
+    #expect(stopped.tokens == [2, 3, 4, 5, 6, 7, 8, 9])
+    #expect(stopped.info?.stopReason == .stop)
+    let ignored = try await engine.run([3, 4], SamplingParameters(maxTokens: 30, ignoreEOS: true))
+    #expect(ignored.tokens.count == 30 && ignored.info?.stopReason == .length)
+    let own = try await engine.run([3, 4], SamplingParameters(stopTokens: [5], ignoreEOS: true))
+    #expect(own.tokens == [2, 3, 4, 5] && own.info?.stopReason == .stop)
+  }
+
+  @Test func theContextEndsAGeneration() async throws {
+    let engine = try mockEngine(MockModel(context: 40, pages: 16), pages: 16, context: 40)
+    let outcome = try await engine.run(Array(repeating: 1, count: 30), SamplingParameters(maxTokens: 99))
+    #expect(outcome.tokens.count == 10 && outcome.info?.stopReason == .length)
+  }
+
+  @Test func stopStringsAreMatchedAcrossTokensAndBytes() async throws {
+    // Token i is one byte of the text; the emoji takes four tokens.
+    let text = Array("ab\u{1F600}cd STOP ef".utf8)
+    let table = (0..<97).map { $0 < text.count ? [text[$0]] : [UInt8(ascii: ".")] }
+    let model = MockModel(pages: 16, next: { _, position in Int32(position % 97) })
+    let engine = try mockEngine(model, pages: 16, text: { TableText(table) })
+    let outcome = try await engine.run([50], SamplingParameters(maxTokens: 40, stop: ["STOP"]))
+    #expect(outcome.text == "ab\u{1F600}cd ")
+    #expect(outcome.info?.stopReason == .stop)
+    let emoji = try await engine.run([50], SamplingParameters(maxTokens: 40, stop: ["\u{1F600}c"]))
+    #expect(emoji.text == "ab")
+    // Held back ("ST" may be the beginning of a stop), then delivered with the last token.
+    let cut = try await engine.run([50], SamplingParameters(maxTokens: 11, stop: ["STOP"]))
+    #expect(cut.text == "ab\u{1F600}cd ST" && cut.info?.stopReason == .length)
+    // An incomplete character at the end is shown as the replacement character.
+    let half = try await engine.run([50], SamplingParameters(maxTokens: 4))
+    #expect(half.text == "ab\u{FFFD}")
+  }
+
+  @Test func logprobsComeWithTheTokens() async throws {
+    let engine = try mockEngine(MockModel(pages: 16), pages: 16)
+    let outcome = try await engine.run([5, 6], SamplingParameters(maxTokens: 6, logprobs: 3))
+    #expect(outcome.logprobs.count == 6)
+    for (token, logprobs) in zip(outcome.tokens, outcome.logprobs) {
+      #expect(logprobs.chosen.token == token && logprobs.top.count == 3)
+      #expect(logprobs.top[0] == logprobs.chosen, "greedy takes the most likely")
+      #expect(logprobs.top.map(\.logprob) == logprobs.top.map(\.logprob).sorted(by: >))
+      #expect(logprobs.chosen.logprob < 0)
+    }
+    #expect(try await engine.run([5, 6], SamplingParameters(maxTokens: 6)).logprobs.isEmpty)
+  }
+
+  @Test func aFaultFailsOneRequestOnly() async throws {
+    let model = MockModel(pages: 32, poison: 13, next: { _, position in Int32(20 + position) })
+    let engine = try mockEngine(model, pages: 32)
+    let good = try await engine.submit(
+      GenerationRequest(promptTokens: [1, 2], parameters: .init(maxTokens: 40)))
+    let bad = try await engine.submit(
+      GenerationRequest(promptTokens: [1, 13], parameters: .init(maxTokens: 40)))
+    await #expect(throws: PolarError.self) { _ = try await collect(bad) }
+    #expect(try await collect(good).tokens.count == 40)
+    #expect(await engine.statistics.freePages == 32)
+  }
+
+  @Test func badRequestsAreRefusedWithTheirField() async throws {
+    let engine = try mockEngine(MockModel(pages: 8), pages: 8, context: 256)
+    let bad: [(String, [Int32], SamplingParameters)] = [
+      ("promptTokens", [], .init()), ("promptTokens", [1, -1], .init()), ("promptTokens", [97], .init()),
+      ("promptTokens", Array(repeating: 1, count: 256), .init()), ("topP", [1], .init(topP: 2)),
+      ("maxTokens", [1], .init(maxTokens: 200)), ("stop", [1], .init(stop: ["x"])),
+      ("stopTokens", [1], .init(stopTokens: [97])),
+    ]
+    for (field, prompt, parameters) in bad {
+      do {
+        _ = try await engine.submit(GenerationRequest(promptTokens: prompt, parameters: parameters))
+        Issue.record("\(field) was accepted")
+      } catch {
+        guard case .request(field, _) = error else {
+          Issue.record("\(field): \(error)")
+          continue
+        }
+      }
+    }
+    #expect(await engine.statistics.waiting == 0)
+  }
+
+  @Test func shutdownEndsEverything() async throws {
+    weak var gone: Engine?
+    weak var model: MockModel?
+    do {
+      let mock = MockModel(pages: 32)
+      model = mock
+      let engine = try mockEngine(mock, pages: 32, sequences: 2)
+      gone = engine
+      var streams: [AsyncThrowingStream<GenerationEvent, any Error>] = []
+      for _ in 0..<5 {
+        streams.append(
+          try await engine.submit(
+            GenerationRequest(promptTokens: [1, 2], parameters: .init(maxTokens: 200))))
+      }
+      await engine.shutdown()
+      for stream in streams {
+        let outcome = try await collect(stream)
+        #expect(outcome.info?.stopReason == .cancelled)
+      }
+      #expect(await engine.statistics.freePages == 32)
+      await #expect(throws: PolarError.self) { try await engine.run([1]) }
+    }
+    for _ in 0..<10000 where gone != nil || model != nil { try await Task.sleep(for: .milliseconds(1)) }
+    #expect(gone == nil && model == nil, "the engine or its model outlives its last use")
+  }
+
+  @Test func requestsInFlightKeepTheEngineAlive() async throws {
+    let stream: AsyncThrowingStream<GenerationEvent, any Error>
+    do {
+      let engine = try mockEngine(MockModel(pages: 32), pages: 32)
+      stream = try await engine.submit(
+        GenerationRequest(promptTokens: [1, 2], parameters: .init(maxTokens: 200)))
+    }
+    #expect(try await collect(stream).tokens.count == 200)
+  }
+}
