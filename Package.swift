@@ -77,6 +77,7 @@ let package = Package(
       swiftSettings: settings),
     tests("PolarCoreTests", ["PolarCore"]),
     tests("PolarFormatsTests", ["PolarFormats"]),
+    tests("PolarReferenceTests", ["PolarReference"]),
     tests("PolarCPUTests", ["PolarCPU", "PolarReference"]),
     tests("PolarSparsityTests", ["PolarSparsity", "PolarReference", "PolarCPU"]),
     tests("PolarTokenizerTests", ["PolarTokenizer"]),
