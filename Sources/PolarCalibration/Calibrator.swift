@@ -1,0 +1,231 @@
+import Dispatch
+public import PolarCore
+import PolarFormats
+public import PolarModels
+public import PolarSparsity
+import Synchronization
+
+/// Learns a sparsity profile: records activations on calibration text, trains routers, finds thresholds, and measures
+/// the quality curve on held-out text.
+public struct Calibrator: Sendable {
+  /// What a calibration does.
+  public struct Options: Sendable {
+    /// Calibration tokens to run at most.
+    public var tokens = 60_000
+    /// Tokens of one calibration window, cut to the model's context.
+    public var window = 1024
+    /// Rows of one prefill step.
+    public var chunk = 256
+    /// Bytes of recorded samples to keep at most.
+    public var memoryLimit = 3 << 30
+    /// Pages at the start of a sequence that unselected heads attend to.
+    public var sinkPages = 1
+    /// Pages at the end of a sequence that unselected heads attend to.
+    public var recentPages = 4
+    /// Mean densities to find thresholds for.
+    public var densities: [Double] = Array(stride(from: 0.05, through: 0.951, by: 0.05))
+    /// How routers are trained.
+    public var trainer = RouterTrainer.Options()
+    /// What is measured; no policies means no measuring.
+    public var curve = QualityCurve()
+    /// Held-out windows that are decoded as one batch.
+    public var heldOutWindows = 12
+    /// Tokens of each held-out window that are prefilled densely.
+    public var prefix = 512
+    /// Tokens of each held-out window that are then decoded one by one.
+    public var steps = 192
+    /// The default density is the lowest whose mean divergence from dense stays below this, in nats per token.
+    public var divergenceTarget = 0.02
+
+    /// The defaults.
+    public init() {}
+  }
+
+  private let options: Options
+
+  /// A calibrator.
+  public init(options: Options = Options()) { self.options = options }
+
+  /// Runs the whole calibration.
+  /// - Parameters:
+  ///   - model: any model.
+  ///   - fingerprint: the digest of its weights that the profile will be bound to.
+  ///   - text: token ids of calibration text.
+  ///   - heldOut: token ids of other text, for the quality curve.
+  ///   - progress: called now and then, from any thread.
+  /// - Returns: the profile with its curve.
+  /// - Throws: ``PolarError/request(field:reason:)`` when a text is too short or an option is out of range.
+  public func run(
+    model: any CausalLM, fingerprint: String, text: [Int32], heldOut: [Int32], on backend: any Backend,
+    progress: @escaping @Sendable (CalibrationProgress) -> Void = { _ in }
+  ) throws(PolarError) -> SparsityProfile {
+    let config = model.config
+    let window = min(options.window, config.context)
+    let local = (options.sinkPages + options.recentPages + 1) * KVPage.tokens
+    for density in options.densities + options.curve.densities { try Density.validated(density) }
+    guard options.sinkPages >= 0, options.recentPages >= 1, window > local else {
+      throw .request(
+        field: "window",
+        reason: "\(window) tokens are not more than the \(local) that the local fallback covers")
+    }
+    let tokens = min(options.tokens, text.count) / window * window
+    guard tokens >= 2 * window else {
+      throw .request(
+        field: "text",
+        reason: "\(text.count) calibration tokens are fewer than two windows of \(window)")
+    }
+    let meter = try makeMeter(model: model, heldOut: heldOut, on: backend)
+    let gram = try OutputGram(
+      projections: (0..<config.layers).map { model.outputProjection(layer: $0) }, heads: config.heads,
+      headDim: config.headDim, on: backend)
+    var profile = SparsityProfile(
+      model: .init(fingerprint: fingerprint, config: config),
+      calibration: .init(
+        textHash: Self.hash(text[0..<tokens]), tokens: tokens, samples: 0, seed: options.trainer.seed))
+    profile.sinkPages = options.sinkPages
+    profile.recentPages = options.recentPages
+    profile.denseLayers = [0]
+    let samples = try record(
+      model: model, gram: gram, text: text[0..<tokens], window: window, profile: &profile, on: backend,
+      progress: progress)
+    train(samples, profile: &profile, progress: progress)
+    if let meter {
+      let work = ProgressMeter(
+        stage: .measuring, total: Double((options.curve.count + 1) * meter.scoredTokens),
+        report: progress)
+      profile.curve = try options.curve.measure(
+        profile: profile, gram: gram, meter: meter, on: backend
+      ) { work.update(Double($0 * meter.scoredTokens)) }
+      profile.densePerplexity = profile.curve[0].perplexity
+      profile.criticalDensity = profile.criticalDensity(tolerance: 0.01)
+      profile.defaultDensity = profile.density(divergence: options.divergenceTarget)
+    }
+    return profile
+  }
+
+  /// The meter over the held-out windows, spread evenly over the text; nil when nothing is to be measured.
+  private func makeMeter(
+    model: any CausalLM, heldOut: [Int32], on backend: any Backend
+  ) throws(PolarError) -> QualityMeter? {
+    guard options.curve.count > 0 else { return nil }
+    let length = min(options.prefix + options.steps + 1, model.config.context)
+    let available = heldOut.count / length
+    guard available >= 1 else {
+      throw .request(
+        field: "held-out text", reason: "\(heldOut.count) tokens are fewer than one window of \(length)")
+    }
+    let count = min(available, options.heldOutWindows)
+    let windows = (0..<count).map { index in
+      let start = index * available / count * length
+      return Array(heldOut[start..<start + length])
+    }
+    return try QualityMeter(
+      model: model, windows: windows, prefix: min(options.prefix, length - 2), on: backend)
+  }
+
+  /// Runs the calibration text and fills the profile's means.
+  private func record(
+    model: any CausalLM, gram: OutputGram, text: ArraySlice<Int32>, window: Int,
+    profile: inout SparsityProfile, on backend: any Backend,
+    progress: @escaping @Sendable (CalibrationProgress) -> Void
+  ) throws(PolarError) -> [LayerSamples?] {
+    let chunk = min(options.chunk, window)
+    let firstPosition = (options.sinkPages + options.recentPages + 1) * KVPage.tokens
+    let recorder = ActivationRecorder(
+      config: model.config, units: profile.units, gram: gram, sinkPages: options.sinkPages,
+      recentPages: options.recentPages, denseLayers: Set(profile.denseLayers),
+      expectedTokens: text.count / window * (window - firstPosition), memoryLimit: options.memoryLimit)
+    let staging = try BatchStaging(maximumRows: chunk, sequences: 1, context: window, on: backend)
+    let cache = try KVCache(config: model.config, pages: staging.pages, on: backend)
+    var workspace = Workspace(
+      try backend.allocate(
+        byteCount: model.workspaceByteCount(rows: chunk, logitRows: 1)
+          + recorder.workspaceByteCount(rows: chunk)))
+    let work = ProgressMeter(stage: .recording, total: Double(text.count), report: progress)
+    for start in stride(from: text.startIndex, to: text.endIndex, by: window) {
+      for offset in stride(from: 0, to: window, by: chunk) {
+        let end = start + min(window, offset + chunk)
+        let batch = staging.prefill(text[start + offset..<end], position: offset, sequence: 0)
+        _ = model.forward(
+          batch, cache: cache, policy: DensePolicy(), tap: recorder, workspace: &workspace, on: backend)
+        backend.synchronize()
+      }
+      work.update(Double(start + window - text.startIndex))
+    }
+    profile.meanDeviations = recorder.meanDeviations
+    profile.meanNorms = recorder.meanNorms
+    profile.constants = recorder.meanOutputs
+    profile.calibration.samples = recorder.samples.lazy.compactMap { $0?.count }.first ?? 0
+    return recorder.samples
+  }
+
+  private struct LayerResult: Sendable {
+    var deviation: RouterTrainer.Trained
+    var norm: RouterTrainer.Trained
+  }
+
+  /// Trains all layers, in parallel over the processor's threads, and finds the thresholds.
+  private func train(
+    _ samples: [LayerSamples?], profile: inout SparsityProfile,
+    progress: @escaping @Sendable (CalibrationProgress) -> Void
+  ) {
+    let trainer = RouterTrainer(options: options.trainer)
+    let sparse = samples.indices.filter { samples[$0] != nil }
+    let work = ProgressMeter(stage: .training, total: Double(sparse.count), report: progress)
+    let results = Mutex((byLayer: [LayerResult?](repeating: nil, count: samples.count), done: 0))
+    DispatchQueue.concurrentPerform(iterations: sparse.count) { index in
+      let layer = sparse[index]
+      guard let layerSamples = samples[layer] else { return }
+      let seed = options.trainer.seed &+ UInt64(layer) &* 0x9E37_79B9
+      let result = LayerResult(
+        deviation: trainer.trainDeviation(layerSamples, seed: seed),
+        norm: trainer.trainNorm(layerSamples, seed: seed))
+      let done = results.withLock { results in
+        results.byLayer[layer] = result
+        results.done += 1
+        return results.done
+      }
+      work.update(Double(done))
+    }
+    let trained = results.withLock { $0.byLayer }
+    let units = profile.units.count
+    profile.recallDensities = options.curve.densities
+    profile.layerQuality = []
+    for (layer, result) in trained.enumerated() {
+      guard let result else { continue }
+      profile.deviationRouters[layer] = result.deviation.router
+      profile.normRouters[layer] = result.norm.router
+      func recall(_ trained: RouterTrainer.Trained) -> [Double] {
+        profile.recallDensities.map { density in
+          ThresholdSearch.recall(
+            scores: trained.scores, labels: trained.labels[...], units: units,
+            count: Density.count(density, of: units))
+        }
+      }
+      profile.layerQuality.append(
+        .init(
+          layer: layer, r2: result.deviation.r2, deviationRecall: recall(result.deviation),
+          normRecall: recall(result.norm)))
+    }
+    let densities = options.densities.sorted()
+    let router = ThresholdSearch.thresholds(
+      scores: trained.flatMap { $0?.deviation.scores ?? [] }, densities: densities)
+    let oracle = ThresholdSearch.thresholds(
+      scores: trained.flatMap { $0?.deviation.labels ?? [] }, densities: densities)
+    profile.thresholds = zip(densities, zip(router, oracle)).map {
+      .init(density: $0, router: $1.0, oracle: $1.1)
+    }
+  }
+
+  /// FNV-1a of token ids, as 16 hexadecimal digits.
+  static func hash(_ tokens: ArraySlice<Int32>) -> String {
+    var hash: UInt64 = 0xCBF2_9CE4_8422_2325
+    for token in tokens {
+      for shift in stride(from: 0, to: 32, by: 8) {
+        hash = (hash ^ UInt64(UInt8(truncatingIfNeeded: token >> Int32(shift)))) &* 0x100_0000_01B3
+      }
+    }
+    let digits = String(hash, radix: 16)
+    return String(repeating: "0", count: 16 - digits.count) + digits
+  }
+}

@@ -1,0 +1,75 @@
+/// What was recorded of one layer: for each kept token the router's input and the labels of its selection units.
+public struct LayerSamples: Sendable {
+  /// Width of the input.
+  public let inputs: Int
+  /// Labels per token.
+  public let units: Int
+  /// Tokens kept.
+  public private(set) var count = 0
+  private var bits: [UInt16] = []
+  /// Relative deviation of each unit: `[count, units]`.
+  public private(set) var deviations: [Float] = []
+  /// Output norm of each unit: `[count, units]`.
+  public private(set) var norms: [Float] = []
+
+  /// An empty store with room for `capacity` tokens.
+  public init(inputs: Int, units: Int, capacity: Int) {
+    self.inputs = inputs
+    self.units = units
+    bits.reserveCapacity(capacity * inputs)
+    deviations.reserveCapacity(capacity * units)
+    norms.reserveCapacity(capacity * units)
+  }
+
+  /// Bytes that one token of one layer takes.
+  public static func bytesPerToken(inputs: Int, units: Int) -> Int { inputs * 2 + units * 8 }
+
+  /// Appends a token: input f32 `[inputs]` (kept as bf16), deviations and norms f32 `[units]`.
+  public mutating func append(
+    input: UnsafeBufferPointer<Float>, deviations: UnsafeBufferPointer<Float>,
+    norms: UnsafeBufferPointer<Float>
+  ) {
+    bits.append(contentsOf: input.lazy.map { UInt16(truncatingIfNeeded: ($0.bitPattern &+ 0x8000) >> 16) })
+    self.deviations.append(contentsOf: deviations)
+    self.norms.append(contentsOf: norms)
+    count += 1
+  }
+
+  /// Writes token `index`'s input to `target` `[inputs]`, shifted by `mean` and scaled by `scale`.
+  @inline(__always)
+  func copyInput(
+    _ index: Int, to target: UnsafeMutablePointer<Float>, mean: UnsafePointer<Float>,
+    scale: UnsafePointer<Float>
+  ) {
+    bits.withUnsafeBufferPointer { bits in
+      let row = bits.baseAddress! + index * inputs
+      for i in 0..<inputs { target[i] = (Float(bitPattern: UInt32(row[i]) << 16) - mean[i]) * scale[i] }
+    }
+  }
+
+  /// Mean and reciprocal standard deviation of every input over tokens `range`.
+  func moments(_ range: Range<Int>) -> (mean: [Float], scale: [Float]) {
+    var sum = [Float](repeating: 0, count: inputs)
+    var square = [Float](repeating: 0, count: inputs)
+    var row = [Float](repeating: 0, count: inputs)
+    let zero = [Float](repeating: 0, count: inputs)
+    let one = [Float](repeating: 1, count: inputs)
+    // A few thousand evenly spaced tokens give moments that are good to a few per cent, which is all scaling needs.
+    let step = max(1, range.count / 4096)
+    var taken: Float = 0
+    for index in stride(from: range.lowerBound, to: range.upperBound, by: step) {
+      row.withUnsafeMutableBufferPointer { copyInput(index, to: $0.baseAddress!, mean: zero, scale: one) }
+      for i in 0..<inputs {
+        sum[i] += row[i]
+        square[i] += row[i] * row[i]
+      }
+      taken += 1
+    }
+    let mean = sum.map { $0 / max(1, taken) }
+    let scale = (0..<inputs).map { i -> Float in
+      let variance = square[i] / max(1, taken) - mean[i] * mean[i]
+      return variance > 1e-10 ? 1 / variance.squareRoot() : 1
+    }
+    return (mean, scale)
+  }
+}

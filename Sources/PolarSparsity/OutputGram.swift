@@ -1,0 +1,54 @@
+public import PolarCore
+
+/// `G_h = W_o,h' W_o,h` of every layer and head: the metric in which a change of a head's output is what it does to the
+/// residual stream (see ``Backend/headDeviations(_:attention:fallback:gram:residual:)``).
+public final class OutputGram: Sendable {
+  private let memory: any DeviceMemory
+  private let heads: Int
+  private let headDim: Int
+  private let layers: Int
+
+  /// Gram matrices of the layers' out-projections `[hidden, heads * headDim]`.
+  public init(
+    projections: [PackedMatrix], heads: Int, headDim: Int, on backend: any Backend
+  ) throws(PolarError) {
+    let layerBytes = heads * headDim * headDim * 4
+    memory = try backend.allocate(byteCount: max(64, layerBytes * projections.count))
+    self.heads = heads
+    self.headDim = headDim
+    self.layers = projections.count
+    for (layer, projection) in projections.enumerated() {
+      var weight = [Float](repeating: 0, count: projection.outputs * projection.inputs)
+      weight.withUnsafeMutableBufferPointer { backend.unpackRows(projection, firstRow: 0, into: $0) }
+      let gram = Self.gram(weight, outputs: projection.outputs, heads: heads, headDim: headDim)
+      gram.withUnsafeBytes { backend.upload($0, to: memory.base.advanced(by: layer * layerBytes)) }
+    }
+  }
+
+  /// The Gram matrices of one layer: f32 `[heads * headDim, headDim]`.
+  public subscript(layer: Int) -> Tensor {
+    precondition(layer >= 0 && layer < layers, "no such layer")
+    return Tensor(
+      memory.base.advanced(by: layer * heads * headDim * headDim * 4), rows: heads * headDim,
+      columns: headDim)
+  }
+
+  private static func gram(_ weight: [Float], outputs: Int, heads: Int, headDim: Int) -> [Float] {
+    var gram = [Float](repeating: 0, count: heads * headDim * headDim)
+    weight.withUnsafeBufferPointer { weight in
+      gram.withUnsafeMutableBufferPointer { gram in
+        for output in 0..<outputs {
+          for head in 0..<heads {
+            let row = output * heads * headDim + head * headDim
+            for i in 0..<headDim {
+              let value = weight[row + i]
+              let base = (head * headDim + i) * headDim
+              for j in 0..<headDim { gram[base + j] += value * weight[row + j] }
+            }
+          }
+        }
+      }
+    }
+    return gram
+  }
+}

@@ -1,0 +1,84 @@
+public import PolarCore
+import Synchronization
+
+/// Chooses heads at random: the other floor that a router must beat.
+public final class RandomPolicy: SparsityPolicy {
+  private struct State {
+    var generator: SplitMix64
+    var scores: [Float]
+  }
+
+  private let state: Mutex<State>
+  private let units: SelectionUnits
+  private let rule: SelectionRule
+  private let fallback: LayerFallback
+  private let denseLayers: Set<Int>
+  public var name: String { "random" }
+
+  /// Random heads at a density: exactly `max(1, round(density * units))` per row in ``SparsityMode/paper``, each with
+  /// probability `density` in ``SparsityMode/adaptive``.
+  /// - Throws: ``PolarError/request(field:reason:)`` when the density is not in (0, 1].
+  public init(
+    units: SelectionUnits, mode: SparsityMode, density: Double, fallback: LayerFallback,
+    denseLayers: Set<Int> = [0], seed: UInt64, maximumRows: Int = 256
+  ) throws(PolarError) {
+    try Density.validated(density)
+    self.units = units
+    rule = mode == .paper ? .topK(density: density) : .adaptive(threshold: Float(1 - density))
+    self.fallback = fallback
+    self.denseLayers = denseLayers
+    state = Mutex(
+      State(
+        generator: SplitMix64(seed: seed),
+        scores: Array(repeating: 0, count: maximumRows * units.count)))
+  }
+
+  public func workspaceByteCount(rows: Int) -> Int {
+    rows * units.count * (4 + units.headsPerUnit) + 128
+  }
+
+  public func select(
+    _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
+  ) -> Selection {
+    guard !denseLayers.contains(context.layer) else { return .dense }
+    let rows = context.input.rows
+    let mask = workspace.take(rows: rows, columns: units.count * units.headsPerUnit, dtype: .u8)
+    let mark = workspace.mark()
+    let scores = workspace.take(rows: rows, columns: units.count)
+    state.withLock { state in
+      // Grows only when a batch is larger than any before.
+      if state.scores.count < scores.count {
+        state.scores = Array(repeating: 0, count: scores.count)
+      }
+      for i in 0..<scores.count { state.scores[i] = state.generator.unitFloat() }
+      state.scores.withUnsafeBytes { bytes in
+        backend.upload(UnsafeRawBufferPointer(rebasing: bytes[0..<scores.count * 4]), to: scores.address)
+      }
+    }
+    rule.select(mask, scores: scores, units: units, on: backend)
+    workspace.release(to: mark)
+    return Selection(heads: ActiveHeads(mask: mask, fallback: fallback[context.layer]))
+  }
+}
+
+/// The splitmix64 generator (Steele, Lea and Flood 2014): small, seeded, and the same on every machine.
+public struct SplitMix64: RandomNumberGenerator, Sendable {
+  private var state: UInt64
+
+  /// A generator whose sequence follows from `seed` alone.
+  public init(seed: UInt64) { state = seed }
+
+  /// The next 64 bits.
+  public mutating func next() -> UInt64 {
+    state &+= 0x9E37_79B9_7F4A_7C15
+    var z = state
+    z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+    z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+    return z ^ (z >> 31)
+  }
+
+  /// A float that is uniform in (0, 1].
+  public mutating func unitFloat() -> Float {
+    Float((next() >> 40) + 1) * 0x1p-24
+  }
+}
