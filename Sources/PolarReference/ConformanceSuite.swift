@@ -25,9 +25,12 @@ public struct ConformanceSuite: Sendable {
   /// A suite whose inputs come from `seed`.
   public init(seed: UInt64 = 1) { self.seed = seed }
 
-  /// Runs all checks on `backend`, calling `progress` after each, and returns their outcomes in order.
-  public func run(_ backend: any Backend, progress: ((Result) -> Void)? = nil) -> [Result] {
-    let run = ConformanceRun(backend, seed: seed, progress: progress)
+  /// Runs the checks whose name contains `part` (all when nil) on `backend`, calling `progress` after each, and returns
+  /// their outcomes in order.
+  public func run(
+    _ backend: any Backend, matching part: String? = nil, progress: ((Result) -> Void)? = nil
+  ) -> [Result] {
+    let run = ConformanceRun(backend, seed: seed, matching: part, progress: progress)
     run.checkMemory()
     run.checkWeights()
     run.checkDenseOps()
@@ -51,12 +54,14 @@ final class ConformanceRun {
   let backend: any Backend
   let reference = ReferenceBackend()
   private let seed: UInt64
+  private let part: String?
   private let progress: ((Result) -> Void)?
   private(set) var results: [Result] = []
 
-  init(_ backend: any Backend, seed: UInt64, progress: ((Result) -> Void)?) {
+  init(_ backend: any Backend, seed: UInt64, matching part: String?, progress: ((Result) -> Void)?) {
     self.backend = backend
     self.seed = seed
+    self.part = part
     self.progress = progress
   }
 
@@ -148,6 +153,7 @@ final class ConformanceRun {
   // MARK: Mechanics
 
   private func attempt(_ name: String, _ body: () throws(PolarError) -> Result) {
+    if let part, !name.contains(part) { return }
     let result: Result
     do throws(PolarError) {
       result = try body()

@@ -17,3 +17,18 @@ import Testing
     #expect(seen == results)
   }
 }
+
+extension ConformanceTests {
+  @Test(arguments: Fault.allCases)
+  func aFaultIsNoticed(fault: Fault) {
+    let results = ConformanceSuite().run(FaultyBackend(fault), matching: fault.rawValue)
+    #expect(!results.isEmpty)
+    #expect(results.contains { !$0.passed }, "no check notices it")
+  }
+
+  @Test func aFaultInOneOpLeavesOthersAlone() {
+    let results = ConformanceSuite().run(FaultyBackend(.leakyRelu), matching: " x 64")
+    #expect(results.contains { !$0.passed })
+    for result in results where !result.passed { #expect(result.name.hasPrefix("relu"), "\(result)") }
+  }
+}

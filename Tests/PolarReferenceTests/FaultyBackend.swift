@@ -1,0 +1,294 @@
+import Foundation
+import PolarCore
+import PolarReference
+
+/// Mistakes that a backend could make, each with the start of the names of the checks that must notice it.
+enum Fault: String, CaseIterable, Sendable {
+  case memoryIsNotZeroed = "allocate"
+  case packingIgnoresFirstRow = "pack and unpack"
+  case weightsLosePrecision = "rounding of weights"
+  case embedWrapsTokens = "embed"
+  case gatherReadsInOrder = "gatherRows"
+  case rmsNormIgnoresEpsilon = "rmsNorm"
+  case addNormForgetsResidual = "addRMSNorm"
+  case varianceOfSample = "layerNorm"
+  case linearDropsLastInput = "linear"
+  case linearDependsOnBatch = "linear rows"
+  case linearWritesBehindRow = "linear rows 2"
+  case siluOfUp = "siluMul"
+  case siluOverflows = "siluMul of extreme"
+  case leakyRelu = "relu"
+  case tanhGelu = "gelu"
+  case addSkipsLastColumn = "add "
+  case rotaryPairsNeighbours = "rotary"
+  case storeSwapsKeyAndValue = "storeKV"
+  case prefillSeesNextKey = "prefill attention"
+  case localSpanIsOnePageLonger = "prefill attention local"
+  case decodeMissesLastKey = "decode attention"
+  case decodeDiffersFromPrefillInLastBit = ": equals prefill"
+  case decodeUsesFirstTable = "decode"
+  case fallbackIsAlwaysZero = "selective attention, constant"
+  case localFallbackIgnoresSinks = "selective attention, local"
+  case selectionIsSharedByRows = "selective attention, zero"
+  case allHeadsDiffersFromDense = ": all heads is dense"
+  case tiesGoToHigherIndex = "selectTopK"
+  case aboveMeansAtLeast = "selectAbove"
+  case normsAreSquared = "headNorms"
+  case deviationIgnoresFallback = "headDeviations"
+}
+
+/// The reference backend with one mistake.
+final class FaultyBackend: Backend {
+  private let inner = ReferenceBackend()
+  private let fault: Fault
+
+  init(_ fault: Fault) { self.fault = fault }
+
+  var name: String { "faulty" }
+  var kvDType: DType { inner.kvDType }
+
+  func allocate(byteCount: Int) throws(PolarError) -> any DeviceMemory {
+    let memory = try inner.allocate(byteCount: byteCount)
+    if fault == .memoryIsNotZeroed, byteCount > 0 {
+      withUnsafeBytes(of: UInt8(1)) { inner.upload($0, to: memory.base.advanced(by: byteCount - 1)) }
+    }
+    return memory
+  }
+  func upload(_ bytes: UnsafeRawBufferPointer, to address: Address) { inner.upload(bytes, to: address) }
+  func download(_ address: Address, into bytes: UnsafeMutableRawBufferPointer) {
+    inner.download(address, into: bytes)
+  }
+  func synchronize() { inner.synchronize() }
+
+  func packedByteCount(outputs: Int, inputs: Int) -> Int {
+    inner.packedByteCount(outputs: outputs, inputs: inputs)
+  }
+  func packRows(_ weight: PackedMatrix, firstRow: Int, values: UnsafeBufferPointer<Float>) {
+    inner.packRows(weight, firstRow: fault == .packingIgnoresFirstRow ? 0 : firstRow, values: values)
+  }
+  func unpackRows(_ weight: PackedMatrix, firstRow: Int, into values: UnsafeMutableBufferPointer<Float>) {
+    inner.unpackRows(weight, firstRow: firstRow, into: values)
+    if fault == .weightsLosePrecision {
+      for index in values.indices { values[index] = (values[index] * 64).rounded() / 64 }
+    }
+  }
+
+  func embed(_ out: Tensor, tokens: Tensor, table: PackedMatrix) {
+    let small = PackedMatrix(table.address.advanced(by: 4), outputs: table.outputs, inputs: table.inputs)
+    inner.embed(out, tokens: tokens, table: fault == .embedWrapsTokens ? small : table)
+  }
+  func gatherRows(_ out: Tensor, _ x: Tensor, indices: Tensor) {
+    if fault == .gatherReadsInOrder {
+      let rows = Swift.min(out.rows, x.rows)
+      for row in 0..<out.rows { copy(x.rows(row % rows..<row % rows + 1), to: out.rows(row..<row + 1)) }
+    } else {
+      inner.gatherRows(out, x, indices: indices)
+    }
+  }
+  func rmsNorm(_ out: Tensor, _ x: Tensor, weight: Tensor, epsilon: Float) {
+    inner.rmsNorm(out, x, weight: weight, epsilon: fault == .rmsNormIgnoresEpsilon ? 0 : epsilon)
+  }
+  func addRMSNorm(_ out: Tensor, residual: Tensor, delta: Tensor, weight: Tensor, epsilon: Float) {
+    guard fault == .addNormForgetsResidual else {
+      return inner.addRMSNorm(out, residual: residual, delta: delta, weight: weight, epsilon: epsilon)
+    }
+    copy(residual, to: out)
+    inner.add(out, delta)
+    inner.rmsNorm(out, out, weight: weight, epsilon: epsilon)
+  }
+  func layerNorm(_ out: Tensor, _ x: Tensor, weight: Tensor, bias: Tensor, epsilon: Float) {
+    inner.layerNorm(out, x, weight: weight, bias: bias, epsilon: epsilon)
+    guard fault == .varianceOfSample, x.columns > 1 else { return }
+    let shrink = (Float(x.columns - 1) / Float(x.columns)).squareRoot()
+    change(out) { row, column, value in
+      let b = self.float(bias, 0, column)
+      return (value - b) * shrink + b
+    }
+  }
+  func linear(_ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?) {
+    inner.linear(out, x, weight: weight, bias: bias)
+    switch fault {
+    case .linearDropsLastInput where weight.inputs > 32:
+      let k = weight.inputs - 1
+      var row = [Float](repeating: 0, count: weight.inputs)
+      for n in 0..<weight.outputs {
+        row.withUnsafeMutableBufferPointer { inner.unpackRows(weight, firstRow: n, into: $0) }
+        change(out.columns(n..<n + 1)) { i, _, value in value - self.float(x, i, k) * row[k] }
+      }
+    case .linearDependsOnBatch where x.rows >= 4:
+      change(out.rows(0..<1)) { _, _, value in value.nextUp }
+    case .linearWritesBehindRow:
+      change(Tensor(out.address, columns: out.columns + 1)) { _, column, value in
+        column == out.columns ? 0 : value
+      }
+    default: break
+    }
+  }
+  func siluMul(_ out: Tensor, _ gateUp: Tensor) {
+    inner.siluMul(out, gateUp)
+    let n = out.columns
+    if fault == .siluOfUp {
+      change(out) { row, column, value in
+        let (gate, up) = (self.float(gateUp, row, column), self.float(gateUp, row, n + column))
+        return up / (1 + exp(-up)) * gate
+      }
+    }
+    if fault == .siluOverflows {
+      change(out) { row, column, value in self.float(gateUp, row, column) < -88 ? .nan : value }
+    }
+  }
+  func relu(_ x: Tensor) {
+    guard fault == .leakyRelu else { return inner.relu(x) }
+    change(x) { _, _, value in value < 0 ? value * 0.01 : value }
+  }
+  func gelu(_ x: Tensor) {
+    guard fault == .tanhGelu else { return inner.gelu(x) }
+    change(x) { _, _, value in
+      0.5 * value * (1 + tanh(0.797_884_56 * (value + 0.044_715 * value * value * value)))
+    }
+  }
+  func add(_ x: Tensor, _ y: Tensor) {
+    let end = x.columns - (fault == .addSkipsLastColumn ? 1 : 0)
+    inner.add(x.columns(0..<end), y.columns(0..<end))
+  }
+
+  func rotary(_ x: Tensor, positions: Tensor, inverseFrequencies: Tensor, heads: Int, headDim: Int) {
+    guard fault == .rotaryPairsNeighbours else {
+      return inner.rotary(
+        x, positions: positions, inverseFrequencies: inverseFrequencies, heads: heads, headDim: headDim)
+    }
+    for row in 0..<x.rows {
+      let vectors = pointer(x, row)
+      for h in 0..<heads {
+        for j in 0..<headDim / 2 {
+          let angle = Float(Int(positions.address.i32[row])) * float(inverseFrequencies, 0, j)
+          let pair = vectors + h * headDim + 2 * j
+          let (a, b) = (pair[0], pair[1])
+          pair[0] = a * cos(angle) - b * sin(angle)
+          pair[1] = b * cos(angle) + a * sin(angle)
+        }
+      }
+    }
+  }
+  func storeKV(_ kv: KVLayer, key: Tensor, value: Tensor, slots: Tensor) {
+    let swap = fault == .storeSwapsKeyAndValue
+    inner.storeKV(kv, key: swap ? value : key, value: swap ? key : value, slots: slots)
+  }
+  func prefillAttention(
+    _ out: Tensor, query: Tensor, kv: KVLayer, batch: ForwardBatch, scale: Float, span: AttentionSpan
+  ) {
+    var span = span
+    if fault == .localSpanIsOnePageLonger, case .local(let sinkPages, let recentPages) = span {
+      span = .local(sinkPages: sinkPages, recentPages: recentPages + 1)
+    }
+    if fault == .prefillSeesNextKey {
+      shifted(batch, by: 1) {
+        inner.prefillAttention(out, query: query, kv: kv, batch: $0, scale: scale, span: span)
+      }
+    } else {
+      inner.prefillAttention(out, query: query, kv: kv, batch: batch, scale: scale, span: span)
+    }
+  }
+  func decodeAttention(
+    _ out: Tensor, query: Tensor, kv: KVLayer, batch: ForwardBatch, scale: Float, heads: ActiveHeads?
+  ) {
+    var heads = heads
+    if let selection = heads {
+      switch (fault, selection.fallback) {
+      case (.fallbackIsAlwaysZero, _): heads = ActiveHeads(mask: selection.mask, fallback: .zero)
+      case (.localFallbackIgnoresSinks, .local(_, let recentPages)):
+        heads = ActiveHeads(
+          mask: selection.mask, fallback: .local(sinkPages: 0, recentPages: recentPages))
+      case (.selectionIsSharedByRows, _):
+        let mask = selection.mask
+        let shared = Tensor(
+          mask.address, rows: mask.rows, columns: mask.columns, rowStride: 0, dtype: .u8)
+        heads = ActiveHeads(mask: shared, fallback: selection.fallback)
+      default: break
+      }
+    }
+    switch fault {
+    case .decodeMissesLastKey:
+      shifted(batch, by: -1) {
+        inner.decodeAttention(out, query: query, kv: kv, batch: $0, scale: scale, heads: heads)
+      }
+    case .decodeUsesFirstTable:
+      let tables = batch.blockTables
+      let first = Tensor(
+        tables.address, rows: tables.rows, columns: tables.columns, rowStride: 0, dtype: .i32)
+      let wrong = ForwardBatch(
+        tokens: batch.tokens, positions: batch.positions, slots: batch.slots,
+        rowSequences: batch.rowSequences, blockTables: first, logitRows: batch.logitRows,
+        isDecode: batch.isDecode, longestContext: batch.longestContext)
+      inner.decodeAttention(out, query: query, kv: kv, batch: wrong, scale: scale, heads: heads)
+    default:
+      inner.decodeAttention(out, query: query, kv: kv, batch: batch, scale: scale, heads: heads)
+    }
+    let nudge =
+      fault == .decodeDiffersFromPrefillInLastBit || fault == .allHeadsDiffersFromDense && heads != nil
+    if nudge { change(out) { _, _, value in value.nextUp } }
+  }
+
+  func selectTopK(_ mask: Tensor, scores: Tensor, k: Int, headsPerUnit: Int) {
+    guard fault == .tiesGoToHigherIndex else {
+      return inner.selectTopK(mask, scores: scores, k: k, headsPerUnit: headsPerUnit)
+    }
+    for row in 0..<scores.rows {
+      let order = (0..<scores.columns).sorted { a, b in
+        (float(scores, row, a), a) > (float(scores, row, b), b)
+      }
+      let chosen = Set(order.prefix(k))
+      let bytes = mask.rows(row..<row + 1).address.u8
+      for head in 0..<mask.columns { bytes[head] = chosen.contains(head / headsPerUnit) ? 1 : 0 }
+    }
+  }
+  func selectAbove(_ mask: Tensor, scores: Tensor, threshold: Float, headsPerUnit: Int) {
+    let least = fault == .aboveMeansAtLeast ? threshold.nextDown : threshold
+    inner.selectAbove(mask, scores: scores, threshold: least, headsPerUnit: headsPerUnit)
+  }
+  func headNorms(_ out: Tensor, attention: Tensor) {
+    inner.headNorms(out, attention: attention)
+    if fault == .normsAreSquared { change(out) { _, _, value in value * value } }
+  }
+  func headDeviations(_ out: Tensor, attention: Tensor, fallback: Tensor?, gram: Tensor, residual: Tensor) {
+    let ignored = fault == .deviationIgnoresFallback
+    inner.headDeviations(
+      out, attention: attention, fallback: ignored ? nil : fallback, gram: gram, residual: residual)
+  }
+
+  // MARK: Mechanics
+
+  private func pointer(_ tensor: Tensor, _ row: Int) -> UnsafeMutablePointer<Float> {
+    tensor.address.f32 + row * tensor.rowStride
+  }
+  private func float(_ tensor: Tensor, _ row: Int, _ column: Int) -> Float { pointer(tensor, row)[column] }
+  private func change(_ tensor: Tensor, _ body: (Int, Int, Float) -> Float) {
+    for row in 0..<tensor.rows {
+      for column in 0..<tensor.columns {
+        pointer(tensor, row)[column] = body(row, column, float(tensor, row, column))
+      }
+    }
+  }
+  private func copy(_ source: Tensor, to target: Tensor) {
+    for row in 0..<target.rows {
+      pointer(target, row).update(from: pointer(source, row), count: target.columns)
+    }
+  }
+
+  /// Calls `body` with all positions moved by `step`, where they stay within the page they are in.
+  private func shifted(_ batch: ForwardBatch, by step: Int32, _ body: (ForwardBatch) -> Void) {
+    let positions = batch.positions.address.i32
+    let saved = (0..<batch.rows).map { positions[$0] }
+    for row in 0..<batch.rows where (saved[row] + step) / 16 == saved[row] / 16 && saved[row] + step >= 0 {
+      positions[row] += step
+    }
+    body(batch)
+    for row in 0..<batch.rows { positions[row] = saved[row] }
+  }
+}
+
+extension Address {
+  fileprivate var f32: UnsafeMutablePointer<Float> { UnsafeMutablePointer(bitPattern: bits)! }
+  fileprivate var i32: UnsafeMutablePointer<Int32> { UnsafeMutablePointer(bitPattern: bits)! }
+  fileprivate var u8: UnsafeMutablePointer<UInt8> { UnsafeMutablePointer(bitPattern: bits)! }
+}
