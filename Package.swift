@@ -79,6 +79,7 @@ let package = Package(
     .target(name: "CMallocCounter", path: "Tests/CMallocCounter"),
     tests("PolarCoreTests", ["PolarCore"]),
     tests("PolarFormatsTests", ["PolarFormats"]),
+    tests("PolarReferenceTests", ["PolarReference"]),
     tests("PolarCPUTests", ["PolarCPU", "PolarReference"]),
     tests("PolarSparsityTests", ["PolarSparsity", "PolarReference", "PolarCPU"]),
     tests("PolarTokenizerTests", ["PolarTokenizer"]),

@@ -1,1 +1,191 @@
-void polar_cpu_placeholder(void);
+// CPU kernels of Polar: bf16 weights and KV cache, f32 activations, instruction set chosen at run time.
+//
+// All matrices are row-major with a row stride in elements. Weights are packed `[N/32][K/2][32][2]` bf16: 128 bytes
+// per pair of inputs of a panel of 32 outputs, so that a thread reads its panels as one sequential stream.
+// Determinism: one result element is computed by the same chain of operations whatever the number of rows, of
+// threads, or of selected heads; results are bit-identical across all of them for a given instruction set.
+// One call at a time uses the threads of a context; concurrent callers wait for each other.
+#ifndef POLAR_CPU_H
+#define POLAR_CPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// MARK: Instruction sets
+
+enum {
+  POLAR_ISA_GENERIC = 0,  // plain C with 128-bit vectors: x86-64 baseline, arm64
+  POLAR_ISA_AVX2 = 1,     // AVX2 + FMA + F16C
+  POLAR_ISA_AVX512 = 2,   // AVX-512 F, BW, VL and BF16
+};
+
+// The table of kernels of one instruction set (opaque).
+typedef struct polar_kernels polar_kernels;
+
+// 1 when this machine runs `isa`.
+int polar_isa_supported(int isa);
+// The fastest instruction set that this machine runs.
+int polar_isa_best(void);
+// A short name: "generic", "avx2", "avx512".
+const char *polar_cpu_isa_name(int isa);
+// The kernels of `isa`, or NULL when they are not in this build (x86 sets on arm64).
+const polar_kernels *polar_cpu_table(int isa);
+
+// MARK: Memory
+
+// Zeroed memory aligned to 64 bytes (2 MiB and backed by huge pages when large), or NULL.
+void *polar_memory_allocate(size_t bytes);
+// Gives back what polar_memory_allocate returned for the same size.
+void polar_memory_free(void *memory, size_t bytes);
+// Bytes that can still be allocated: the smaller of what the system and the control group leave, or 0 if unknown.
+uint64_t polar_memory_available(void);
+
+// MARK: Context
+
+// Threads, scratch memory and kernels. All scratch is allocated at creation; no later call allocates.
+typedef struct polar_context polar_context;
+
+// A context with `threads` threads, the caller included (0: as many as the process may run on). NULL on failure.
+polar_context *polar_context_create(int threads, int isa);
+void polar_context_destroy(polar_context *context);
+int polar_context_threads(const polar_context *context);
+
+// MARK: Weights
+
+// Bytes of a packed weight `[outputs, inputs]`; inputs are even.
+int64_t polar_packed_bytes(int64_t outputs, int64_t inputs);
+// Packs `count` rows of f32 `[count, inputs]` from `first_row` on, rounding to nearest even.
+void polar_pack_rows(
+  polar_context *context, void *weight, int64_t outputs, int64_t inputs, int64_t first_row, int64_t count,
+  const float *values);
+// Reads `count` rows back as f32 `[count, inputs]`.
+void polar_unpack_rows(
+  polar_context *context, const void *weight, int64_t inputs, int64_t first_row, int64_t count, float *values);
+
+// MARK: Dense ops
+
+// `out[i, n] = bias[n] + sum_k x[i, k] * weight[n, k]`; bias may be NULL. inputs <= 524288.
+typedef struct {
+  const void *weight;
+  const float *bias;
+  const float *x;
+  float *out;
+  int64_t x_stride, out_stride;
+  int64_t rows, inputs, outputs;
+} polar_linear_args;
+void polar_linear(polar_context *context, const polar_linear_args *args);
+
+// A row-wise op on `rows` rows of `columns` elements; which members it reads is said at each function.
+typedef struct {
+  float *out;
+  const float *a, *b;
+  const float *weight, *bias;
+  const int32_t *indices;
+  int64_t out_stride, a_stride, b_stride;
+  int64_t rows, columns;
+  int64_t heads, head_dim;
+  float epsilon;
+} polar_row_args;
+
+// `out = a / sqrt(mean(a^2) + epsilon) * weight`.
+void polar_rms_norm(polar_context *context, const polar_row_args *args);
+// `a += b; out = rms_norm(a)`; a is written.
+void polar_add_rms_norm(polar_context *context, const polar_row_args *args);
+// `out = (a - mean) / sqrt(variance + epsilon) * weight + bias`.
+void polar_layer_norm(polar_context *context, const polar_row_args *args);
+// `out[j] = silu(a[j]) * a[columns + j]`.
+void polar_silu_mul(polar_context *context, const polar_row_args *args);
+// `out = max(out, 0)`.
+void polar_relu(polar_context *context, const polar_row_args *args);
+// `out = gelu(out)` (erf form).
+void polar_gelu(polar_context *context, const polar_row_args *args);
+// `out += a`.
+void polar_add(polar_context *context, const polar_row_args *args);
+// `out[i] = a[indices[i]]`.
+void polar_gather_rows(polar_context *context, const polar_row_args *args);
+// Rotates `heads` vectors of `head_dim` in each row of out by angle `indices[i] * weight[j]`, pairs (j, j + d/2).
+void polar_rotary(polar_context *context, const polar_row_args *args);
+// `out[i, h] = || a[i, h, :] ||`.
+void polar_head_norms(polar_context *context, const polar_row_args *args);
+// `out[i, h] = sqrt(d' G_h d) / || b[i, :columns] ||`, d = a[i, h, :] - bias[h, :] (bias may be NULL),
+// G = weight `[heads * head_dim, head_dim]`.
+void polar_head_deviations(polar_context *context, const polar_row_args *args);
+
+// `out[i, :] = weight[tokens[i], :]` from a packed weight `[*, inputs]`.
+void polar_embed(
+  polar_context *context, float *out, int64_t out_stride, const int32_t *tokens, int64_t rows, const void *weight,
+  int64_t inputs);
+
+// MARK: Attention
+
+// One layer's paged cache: `[kv_heads][pages]` blocks of `32 * head_dim` bf16: the K page `[head_dim/2][16][2]`, then
+// the V page `[8][head_dim][2]`.
+typedef struct {
+  uint16_t *blocks;
+  int64_t pages;
+  int32_t kv_heads, head_dim;
+} polar_kv;
+
+// Writes K and V rows, f32 `[rows, kv_heads * head_dim]`, to slots (page * 16 + offset).
+void polar_store_kv(
+  polar_context *context, const polar_kv *kv, const float *key, int64_t key_stride, const float *value,
+  int64_t value_stride, const int32_t *slots, int64_t rows);
+
+enum {
+  POLAR_FALLBACK_ZERO = 0,
+  POLAR_FALLBACK_CONSTANT = 1,
+  POLAR_FALLBACK_LOCAL = 2,
+};
+
+typedef struct {
+  polar_kv kv;
+  const float *query;         // [rows, heads * head_dim]
+  float *out;                 // [rows, heads * head_dim]
+  int64_t query_stride, out_stride;
+  const int32_t *positions;   // [rows]
+  const int32_t *sequences;   // [rows]: the row of `tables` of each row
+  const int32_t *tables;      // [sequences, table_stride]: pages of each sequence
+  int64_t table_stride;
+  int64_t rows;
+  int32_t heads;
+  float scale;
+  const uint8_t *mask;        // [rows, heads], 1 = computed in full; NULL = all (decode only)
+  int64_t mask_stride;
+  int32_t fallback;           // what heads with mask 0 get (decode); POLAR_FALLBACK_LOCAL = local span (prefill)
+  const float *constant;      // [heads, head_dim] for POLAR_FALLBACK_CONSTANT
+  int64_t constant_stride;    // elements from one head's constant to the next
+  int32_t sink_pages, recent_pages;
+} polar_attention_args;
+
+// Attention of one row per sequence (row i is sequence i).
+void polar_decode_attention(polar_context *context, const polar_attention_args *args);
+// Causal attention of all rows; rows of a sequence are consecutive and ascend in position.
+void polar_prefill_attention(polar_context *context, const polar_attention_args *args);
+
+// MARK: Routing
+
+// Marks the k largest of each row's units; ties go to the lower index. mask u8 `[rows, units * heads_per_unit]`.
+void polar_select_top_k(
+  uint8_t *mask, int64_t mask_stride, const float *scores, int64_t score_stride, int64_t rows, int64_t units,
+  int64_t k, int64_t heads_per_unit);
+// Marks the units whose score is greater than `threshold`.
+void polar_select_above(
+  uint8_t *mask, int64_t mask_stride, const float *scores, int64_t score_stride, int64_t rows, int64_t units,
+  float threshold, int64_t heads_per_unit);
+
+// MARK: Measurement
+
+// GB/s (1e9 bytes) that all threads read together from `bytes` of memory, one sequential stream each; best of
+// `repeats`. 0 when memory is short.
+double polar_measure_read_bandwidth(polar_context *context, size_t bytes, int repeats);
+// GFLOP/s of the multiply-add that linear layers use, all threads together, from registers.
+double polar_measure_fma_peak(polar_context *context);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

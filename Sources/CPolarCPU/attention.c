@@ -1,0 +1,500 @@
+// Paged attention: what is computed by which thread, and how partial results become one.
+//
+// A row's context is cut into chunks of 32 pages at absolute positions. A kernel makes each chunk's partial (maximum,
+// sum, weighted values); partials are folded one after the other in the order of the chunks, by one function. So the
+// result does not depend on the thread count, the batch, or on being computed in a decode or a prefill step.
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include "context.h"
+
+enum {
+  TASKS = 16384,              // tasks planned at once; a larger step runs in several rounds
+  PARTIAL_ELEMENTS = 262144,  // floats per thread for the partials of a task that several threads share
+  GROUP_TOKENS = 16,          // most consecutive tokens of a prefill task
+};
+
+typedef enum { TASK_FULL, TASK_LOCAL, TASK_FILL } task_kind;
+
+typedef struct {
+  int32_t row, group;
+  int32_t kind;
+  int32_t chunks;     // 1 unless full
+  int64_t cost_before;  // of all earlier tasks of the round
+} decode_task;
+
+// A place between two chunks of the list of tasks.
+typedef struct {
+  int32_t task, chunk;
+} boundary;
+
+typedef struct {
+  int32_t row, count, sequence;
+} token_group;
+
+struct polar_plan {
+  decode_task tasks[TASKS];
+  token_group groups[TASKS];
+  boundary *bounds;  // [threads + 1]
+  int *slots;        // [threads]: which partial buffer the task cut by a thread's lower bound uses
+  float *partials;   // [threads][PARTIAL_ELEMENTS]
+};
+
+polar_plan *polar_plan_create(int threads) {
+  polar_plan *plan = calloc(1, sizeof *plan);
+  if (!plan) return NULL;
+  plan->bounds = calloc((size_t)threads + 1, sizeof *plan->bounds);
+  plan->slots = calloc((size_t)threads, sizeof *plan->slots);
+  plan->partials = polar_memory_allocate((size_t)threads * PARTIAL_ELEMENTS * sizeof(float));
+  if (!plan->bounds || !plan->slots || !plan->partials) {
+    polar_plan_destroy(plan, threads);
+    return NULL;
+  }
+  return plan;
+}
+
+void polar_plan_destroy(polar_plan *plan, int threads) {
+  if (!plan) return;
+  free(plan->bounds);
+  free(plan->slots);
+  polar_memory_free(plan->partials, (size_t)threads * PARTIAL_ELEMENTS * sizeof(float));
+  free(plan);
+}
+
+typedef struct {
+  polar_context *context;
+  const polar_attention_args *args;
+  int32_t group_heads;  // query heads per KV head
+  int32_t tasks;        // decode: tasks of the round; prefill: token groups
+  atomic_int_fast64_t next;
+} attention_job;
+
+static int32_t pages_for(int32_t tokens) { return (tokens + POLAR_PAGE - 1) / POLAR_PAGE; }
+
+// Most query rows that one kernel call takes.
+static int span_rows(int32_t head_dim) {
+  const int rows = POLAR_SPAN_ELEMENTS / head_dim;
+  return rows < 1 ? 1 : rows > POLAR_SPAN_ROWS ? POLAR_SPAN_ROWS : rows;
+}
+
+// True when the local pages are all `pages`.
+static int local_covers(const polar_attention_args *args, int32_t pages) {
+  return args->sink_pages + args->recent_pages >= pages;
+}
+
+// Folds one chunk's partial into a running one; `first` starts it.
+static void fold(
+  int first, float *total_m, float *total_l, float *total, float m, float l, const float *o, int32_t head_dim
+) {
+  if (first) {
+    *total_m = m;
+    *total_l = l;
+    memcpy(total, o, sizeof(float) * (size_t)head_dim);
+    return;
+  }
+  const float top = m > *total_m ? m : *total_m;
+  const float a = exp2f(*total_m - top), b = exp2f(m - top);
+  *total_l = *total_l * a + l * b;
+  for (int32_t d = 0; d < head_dim; d++) total[d] = total[d] * a + o[d] * b;
+  *total_m = top;
+}
+
+static void finish(float *out, const float *total, float sum, int32_t head_dim) {
+  // Without a visible token the result is zero.
+  const float inverse = sum == 0 ? 0 : 1.0f / sum;
+  for (int32_t d = 0; d < head_dim; d++) out[d] = total[d] * inverse;
+}
+
+static const uint16_t *head_blocks(const polar_kv *kv, int32_t group) {
+  return kv->blocks + (int64_t)group * kv->pages * 2 * POLAR_PAGE * kv->head_dim;
+}
+
+// Rows that a thread has gathered for one KV head: sources and targets are set, limits are visible tokens.
+typedef struct {
+  int rows;
+  int32_t group, pages;  // pages that the row with the most visible tokens needs
+  const int32_t *table;
+} row_set;
+
+static void scale_queries(polar_scratch *scratch, int rows, int32_t head_dim, float scale) {
+  const float factor = scale * 1.44269504088896340736f;
+  for (int r = 0; r < rows; r++)
+    for (int32_t d = 0; d < head_dim; d++) scratch->q[r * head_dim + d] = scratch->source[r][d] * factor;
+}
+
+// Runs the kernel on chunk `chunk` of `set`; partials land in the scratch's m, l and o.
+static void run_chunk(
+  const attention_job *job, polar_scratch *scratch, const row_set *set, int32_t chunk, const uint16_t *const *next
+) {
+  const polar_kv *kv = &job->args->kv;
+  const int32_t first = chunk * POLAR_CHUNK_PAGES;
+  const int32_t left = set->pages - first;
+  const int64_t block_elements = 2 * POLAR_PAGE * (int64_t)kv->head_dim;
+  polar_span span = {
+    .blocks = head_blocks(kv, set->group),
+    .table = set->table + first,
+    .pages = left < POLAR_CHUNK_PAGES ? left : POLAR_CHUNK_PAGES,
+    .skip_at = POLAR_CHUNK_PAGES,
+    .head_dim = kv->head_dim,
+    .rows = set->rows,
+    .q = scratch->q,
+    .limits = scratch->relative,
+    .m = scratch->m,
+    .l = scratch->l,
+    .o = scratch->o,
+    .scratch = scratch->bf16,
+  };
+  for (int i = 0; i < POLAR_TILE_PAGES; i++) {
+    const int32_t page = first + POLAR_CHUNK_PAGES + i;
+    span.next[i] = page < set->pages ? span.blocks + set->table[page] * block_elements : next ? next[i] : NULL;
+  }
+  for (int r = 0; r < set->rows; r++) scratch->relative[r] = scratch->limits[r] - first * POLAR_PAGE;
+  job->context->kernels->attention(&span);
+}
+
+// All chunks of `set`, folded and written out.
+static void run_full(
+  const attention_job *job, polar_scratch *scratch, const row_set *set, const uint16_t *const *next
+) {
+  const int32_t head_dim = job->args->kv.head_dim;
+  scale_queries(scratch, set->rows, head_dim, job->args->scale);
+  for (int32_t chunk = 0; chunk * POLAR_CHUNK_PAGES < set->pages; chunk++) {
+    run_chunk(job, scratch, set, chunk, next);
+    for (int r = 0; r < set->rows; r++)
+      if (scratch->relative[r] > 0)
+        fold(
+          chunk == 0, &scratch->total_m[r], &scratch->total_l[r], scratch->total + r * head_dim, scratch->m[r],
+          scratch->l[r], scratch->o + r * head_dim, head_dim);
+  }
+  for (int r = 0; r < set->rows; r++)
+    finish(scratch->target[r], scratch->total + r * head_dim, scratch->total_l[r], head_dim);
+}
+
+// The local pages of `set`, whose rows all have their last token in the same page.
+static void run_local(
+  const attention_job *job, polar_scratch *scratch, const row_set *set, const uint16_t *const *next
+) {
+  const polar_attention_args *args = job->args;
+  const int32_t head_dim = args->kv.head_dim, pages = args->sink_pages + args->recent_pages;
+  scale_queries(scratch, set->rows, head_dim, args->scale);
+  polar_span span = {
+    .blocks = head_blocks(&args->kv, set->group),
+    .table = set->table,
+    .pages = pages,
+    .skip_at = args->sink_pages,
+    .skip = set->pages - pages,
+    .head_dim = head_dim,
+    .rows = set->rows,
+    .q = scratch->q,
+    .limits = scratch->relative,
+    .m = scratch->m,
+    .l = scratch->l,
+    .o = scratch->o,
+    .scratch = scratch->bf16,
+  };
+  if (next) memcpy(span.next, next, sizeof span.next);
+  // Without recent pages every sink page is a whole one.
+  for (int r = 0; r < set->rows; r++)
+    scratch->relative[r] =
+      args->recent_pages > 0 ? scratch->limits[r] - span.skip * POLAR_PAGE : pages * POLAR_PAGE;
+  job->context->kernels->attention(&span);
+  for (int r = 0; r < set->rows; r++)
+    finish(scratch->target[r], scratch->o + r * head_dim, scratch->l[r], head_dim);
+}
+
+// MARK: Decode
+
+// Whether a head's row belongs to a task of this kind. Where the local pages are all pages, every head is full.
+static int takes_head(const polar_attention_args *args, const decode_task *task, int32_t pages, int32_t head) {
+  if (!args->mask) return task->kind == TASK_FULL;
+  if (args->fallback == POLAR_FALLBACK_LOCAL && local_covers(args, pages)) return task->kind == TASK_FULL;
+  return (args->mask[task->row * args->mask_stride + head] != 0) == (task->kind == TASK_FULL);
+}
+
+// Gathers up to `most` heads of a task's group from head `*head` of the group on.
+static int gather_heads(
+  const attention_job *job, polar_scratch *scratch, const decode_task *task, int32_t pages, int32_t *head, int most
+) {
+  const polar_attention_args *args = job->args;
+  const int32_t tokens = args->positions[task->row] + 1;
+  int rows = 0;
+  for (; *head < job->group_heads && rows < most; (*head)++) {
+    const int32_t h = task->group * job->group_heads + *head;
+    if (!takes_head(args, task, pages, h)) continue;
+    scratch->source[rows] = args->query + task->row * args->query_stride + h * args->kv.head_dim;
+    scratch->target[rows] = args->out + task->row * args->out_stride + h * args->kv.head_dim;
+    scratch->limits[rows] = tokens;
+    rows++;
+  }
+  return rows;
+}
+
+static void run_fill(const attention_job *job, const decode_task *task) {
+  const polar_attention_args *args = job->args;
+  const int32_t head_dim = args->kv.head_dim;
+  for (int32_t i = 0; i < job->group_heads; i++) {
+    const int32_t h = task->group * job->group_heads + i;
+    if (args->mask[task->row * args->mask_stride + h]) continue;
+    float *out = args->out + task->row * args->out_stride + h * head_dim;
+    if (args->fallback == POLAR_FALLBACK_CONSTANT) {
+      memcpy(out, args->constant + h * args->constant_stride, sizeof(float) * (size_t)head_dim);
+    } else {
+      memset(out, 0, sizeof(float) * (size_t)head_dim);
+    }
+  }
+}
+
+// The first blocks that a task reads, for prefetching.
+static void first_blocks(const attention_job *job, const decode_task *task, const uint16_t **next) {
+  const polar_attention_args *args = job->args;
+  const int32_t *table = args->tables + args->sequences[task->row] * args->table_stride;
+  const int32_t pages = pages_for(args->positions[task->row] + 1);
+  const int64_t block_elements = 2 * POLAR_PAGE * (int64_t)args->kv.head_dim;
+  for (int32_t i = 0; i < POLAR_TILE_PAGES; i++)
+    next[i] = i < pages ? head_blocks(&args->kv, task->group) + table[i] * block_elements : NULL;
+}
+
+// A chunk's partials of one row: maximum, sum, values.
+static float *partial_of(float *slot, int32_t rows, int32_t chunk, int32_t row, int32_t head_dim) {
+  return slot + ((int64_t)chunk * rows + row) * (head_dim + 2);
+}
+
+static int selected_rows(const attention_job *job, const decode_task *task, int32_t pages) {
+  int rows = 0;
+  for (int32_t i = 0; i < job->group_heads; i++)
+    rows += takes_head(job->args, task, pages, task->group * job->group_heads + i);
+  return rows;
+}
+
+// Chunks [low, high) of a full task that other threads share; partials go to `slot`.
+static void run_part(
+  const attention_job *job, polar_scratch *scratch, const decode_task *task, row_set *set, int32_t low, int32_t high,
+  float *slot
+) {
+  const int32_t head_dim = job->args->kv.head_dim;
+  const int32_t total = selected_rows(job, task, set->pages);
+  int32_t head = 0, done = 0;
+  while ((set->rows = gather_heads(job, scratch, task, set->pages, &head, span_rows(head_dim))) > 0) {
+    scale_queries(scratch, set->rows, head_dim, job->args->scale);
+    for (int32_t chunk = low; chunk < high; chunk++) {
+      run_chunk(job, scratch, set, chunk, NULL);
+      for (int r = 0; r < set->rows; r++) {
+        float *partial = partial_of(slot, total, chunk, done + r, head_dim);
+        partial[0] = scratch->m[r];
+        partial[1] = scratch->l[r];
+        memcpy(partial + 2, scratch->o + r * head_dim, sizeof(float) * (size_t)head_dim);
+      }
+    }
+    done += set->rows;
+  }
+}
+
+static void combine_parts(const attention_job *job, const decode_task *task, const float *slot) {
+  const int32_t head_dim = job->args->kv.head_dim;
+  const int32_t pages = pages_for(job->args->positions[task->row] + 1);
+  polar_scratch *scratch = &job->context->scratch[0];
+  const int32_t total = selected_rows(job, task, pages);
+  int32_t head = 0, done = 0, rows;
+  while ((rows = gather_heads(job, scratch, task, pages, &head, span_rows(head_dim))) > 0) {
+    for (int32_t r = 0; r < rows; r++) {
+      for (int32_t chunk = 0; chunk < task->chunks; chunk++) {
+        const float *partial = partial_of((float *)slot, total, chunk, done + r, head_dim);
+        fold(
+          chunk == 0, &scratch->total_m[r], &scratch->total_l[r], scratch->total, partial[0], partial[1],
+          partial + 2, head_dim);
+      }
+      finish(scratch->target[r], scratch->total, scratch->total_l[r], head_dim);
+    }
+    done += rows;
+  }
+}
+
+static void run_decode(void *argument, int thread, int threads) {
+  (void)threads;
+  attention_job *job = argument;
+  const polar_attention_args *args = job->args;
+  const polar_plan *plan = job->context->plan;
+  polar_scratch *scratch = &job->context->scratch[thread];
+  const boundary low = plan->bounds[thread], high = plan->bounds[thread + 1];
+  for (int32_t index = low.task; index < high.task || (index == high.task && high.chunk > 0); index++) {
+    const decode_task *task = &plan->tasks[index];
+    if (task->kind == TASK_FILL) {
+      run_fill(job, task);
+      continue;
+    }
+    row_set set = {
+      .group = task->group,
+      .pages = pages_for(args->positions[task->row] + 1),
+      .table = args->tables + args->sequences[task->row] * args->table_stride,
+    };
+    const int32_t first = index == low.task ? low.chunk : 0;
+    const int32_t last = index == high.task ? high.chunk : task->chunks;
+    if (first > 0 || last < task->chunks) {
+      const int slot = first > 0 ? plan->slots[thread] : plan->slots[thread + 1];
+      run_part(job, scratch, task, &set, first, last, plan->partials + (int64_t)slot * PARTIAL_ELEMENTS);
+      continue;
+    }
+    const uint16_t *next[POLAR_TILE_PAGES] = {NULL};
+    if (index + 1 < job->tasks && plan->tasks[index + 1].kind != TASK_FILL)
+      first_blocks(job, task + 1, next);
+    int32_t head = 0;
+    while ((set.rows = gather_heads(job, scratch, task, set.pages, &head, span_rows(args->kv.head_dim))) > 0) {
+      if (task->kind == TASK_FULL) {
+        run_full(job, scratch, &set, next);
+      } else {
+        run_local(job, scratch, &set, next);
+      }
+    }
+  }
+}
+
+// Cuts the round's tasks into one run per thread of about equal cost, at chunk boundaries.
+static void set_bounds(attention_job *job, int64_t cost) {
+  polar_plan *plan = job->context->plan;
+  const int threads = job->context->threads;
+  const int32_t head_dim = job->args->kv.head_dim;
+  plan->bounds[0] = (boundary){0, 0};
+  plan->bounds[threads] = (boundary){job->tasks, 0};
+  int32_t index = 0;
+  for (int t = 1; t < threads; t++) {
+    const int64_t target = cost * t / threads;
+    while (index + 1 < job->tasks && plan->tasks[index + 1].cost_before <= target) index++;
+    const decode_task *task = &plan->tasks[index];
+    const int64_t end = index + 1 < job->tasks ? plan->tasks[index + 1].cost_before : cost;
+    const int64_t width = end - task->cost_before;
+    int64_t chunk = width > 0 ? ((target - task->cost_before) * task->chunks + width / 2) / width : 0;
+    const int64_t rows = job->group_heads;
+    if (task->chunks > 1 && (int64_t)task->chunks * rows * (head_dim + 2) > PARTIAL_ELEMENTS)
+      chunk = 2 * chunk >= task->chunks ? task->chunks : 0;
+    boundary bound = chunk >= task->chunks ? (boundary){index + 1, 0} : (boundary){index, (int32_t)chunk};
+    const boundary before = plan->bounds[t - 1];
+    if (bound.task < before.task || (bound.task == before.task && bound.chunk < before.chunk)) bound = before;
+    plan->bounds[t] = bound;
+    const int continues = before.chunk > 0 && before.task == bound.task;
+    plan->slots[t] = continues ? plan->slots[t - 1] : t;
+  }
+}
+
+static void run_round(attention_job *job, int64_t cost) {
+  polar_plan *plan = job->context->plan;
+  set_bounds(job, cost);
+  polar_pool_run(job->context->pool, run_decode, job);
+  for (int t = 1; t < job->context->threads; t++)
+    if (plan->bounds[t].chunk > 0 && plan->slots[t] == t)
+      combine_parts(
+        job, &plan->tasks[plan->bounds[t].task], plan->partials + (int64_t)t * PARTIAL_ELEMENTS);
+}
+
+void polar_decode_attention(polar_context *context, const polar_attention_args *args) {
+  const int32_t groups = args->kv.kv_heads;
+  attention_job job = {.context = context, .args = args, .group_heads = args->heads / groups};
+  polar_plan *plan = context->plan;
+  pthread_mutex_lock(&context->lock);
+  int64_t cost = 0;
+  for (int64_t row = 0; row < args->rows; row++) {
+    const int32_t pages = pages_for(args->positions[row] + 1);
+    const int all = !args->mask || (args->fallback == POLAR_FALLBACK_LOCAL && local_covers(args, pages));
+    for (int32_t group = 0; group < groups; group++) {
+      int32_t selected = job.group_heads;
+      if (!all) {
+        const uint8_t *mask = args->mask + row * args->mask_stride + group * job.group_heads;
+        selected = 0;
+        for (int32_t i = 0; i < job.group_heads; i++) selected += mask[i] != 0;
+      }
+      if (job.tasks + 2 > TASKS) {
+        run_round(&job, cost);
+        job.tasks = 0;
+        cost = 0;
+      }
+      decode_task task = {.row = (int32_t)row, .group = group, .chunks = 1};
+      if (selected > 0) {
+        task.kind = TASK_FULL;
+        task.chunks = (pages + POLAR_CHUNK_PAGES - 1) / POLAR_CHUNK_PAGES;
+        task.cost_before = cost;
+        plan->tasks[job.tasks++] = task;
+        // Reading a page costs about as much as computing it for two rows.
+        cost += (int64_t)pages * (selected > 2 ? selected : 2) + 1;
+      }
+      if (selected < job.group_heads) {
+        task.kind = args->fallback == POLAR_FALLBACK_LOCAL ? TASK_LOCAL : TASK_FILL;
+        task.chunks = 1;
+        task.cost_before = cost;
+        plan->tasks[job.tasks++] = task;
+        const int64_t others = job.group_heads - selected;
+        cost += task.kind == TASK_FILL
+          ? 1 : (args->sink_pages + args->recent_pages) * (others > 2 ? others : 2) + 1;
+      }
+    }
+  }
+  if (job.tasks > 0) run_round(&job, cost);
+  pthread_mutex_unlock(&context->lock);
+}
+
+// MARK: Prefill
+
+static void run_prefill(void *argument, int thread, int threads) {
+  (void)threads;
+  attention_job *job = argument;
+  const polar_attention_args *args = job->args;
+  const polar_plan *plan = job->context->plan;
+  polar_scratch *scratch = &job->context->scratch[thread];
+  const int32_t head_dim = args->kv.head_dim;
+  const int64_t items = (int64_t)job->tasks * args->kv.kv_heads;
+  for (;;) {
+    const int64_t item = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
+    if (item >= items) return;
+    // One KV head after the other, whose pages then stay in cache; long contexts first.
+    const int32_t group = (int32_t)(item / job->tasks);
+    const token_group tokens = plan->groups[job->tasks - 1 - item % job->tasks];
+    row_set set = {
+      .group = group,
+      .pages = pages_for(args->positions[tokens.row + tokens.count - 1] + 1),
+      .table = args->tables + tokens.sequence * args->table_stride,
+    };
+    const int local = args->fallback == POLAR_FALLBACK_LOCAL && !local_covers(args, set.pages);
+    const int rows = tokens.count * job->group_heads, most = span_rows(head_dim);
+    for (int start = 0; start < rows; start += most) {
+      set.rows = rows - start < most ? rows - start : most;
+      for (int r = 0; r < set.rows; r++) {
+        const int32_t row = tokens.row + (start + r) / job->group_heads;
+        const int32_t h = group * job->group_heads + (start + r) % job->group_heads;
+        scratch->source[r] = args->query + row * args->query_stride + h * head_dim;
+        scratch->target[r] = args->out + row * args->out_stride + h * head_dim;
+        scratch->limits[r] = args->positions[row] + 1;
+      }
+      if (local) {
+        run_local(job, scratch, &set, NULL);
+      } else {
+        run_full(job, scratch, &set, NULL);
+      }
+    }
+  }
+}
+
+static void run_groups(attention_job *job) {
+  atomic_store(&job->next, 0);
+  polar_pool_run(job->context->pool, run_prefill, job);
+  job->tasks = 0;
+}
+
+void polar_prefill_attention(polar_context *context, const polar_attention_args *args) {
+  attention_job job = {.context = context, .args = args, .group_heads = args->heads / args->kv.kv_heads};
+  polar_plan *plan = context->plan;
+  // Fewer tokens per task when a group has many heads, so that one task's rows fit one kernel call.
+  int32_t most = span_rows(args->kv.head_dim) / job.group_heads;
+  most = most < 1 ? 1 : most > GROUP_TOKENS ? GROUP_TOKENS : most;
+  pthread_mutex_lock(&context->lock);
+  for (int64_t row = 0; row < args->rows;) {
+    // Tokens of one task lie in one page, so that they share their local pages.
+    int64_t end = row + 1;
+    while (end < args->rows && end - row < most && args->sequences[end] == args->sequences[row]
+           && args->positions[end] / POLAR_PAGE == args->positions[row] / POLAR_PAGE)
+      end++;
+    if (job.tasks == TASKS) run_groups(&job);
+    plan->groups[job.tasks++] = (token_group){(int32_t)row, (int32_t)(end - row), args->sequences[row]};
+    row = end;
+  }
+  if (job.tasks > 0) run_groups(&job);
+  pthread_mutex_unlock(&context->lock);
+}

@@ -1,0 +1,50 @@
+// Internal: threads and scratch of a context.
+#ifndef POLAR_CONTEXT_H
+#define POLAR_CONTEXT_H
+
+#include <pthread.h>
+#include "kernels.h"
+
+typedef struct polar_pool polar_pool;
+typedef void (*polar_pool_function)(void *context, int thread, int threads);
+
+// A pool of `threads` threads of which the caller is number 0; NULL on failure.
+polar_pool *polar_pool_create(int threads);
+void polar_pool_destroy(polar_pool *pool);
+// Runs `function` once on every thread and returns when all are done. One caller at a time. Does not allocate.
+void polar_pool_run(polar_pool *pool, polar_pool_function function, void *context);
+// Threads that the process may run on at once.
+int polar_online_threads(void);
+
+// What one thread works in.
+typedef struct {
+  float q[POLAR_SPAN_ELEMENTS], o[POLAR_SPAN_ELEMENTS], total[POLAR_SPAN_ELEMENTS];
+  uint16_t bf16[POLAR_SPAN_ELEMENTS];
+  float m[POLAR_SPAN_ROWS], l[POLAR_SPAN_ROWS], total_m[POLAR_SPAN_ROWS], total_l[POLAR_SPAN_ROWS];
+  int32_t limits[POLAR_SPAN_ROWS], relative[POLAR_SPAN_ROWS];
+  const float *source[POLAR_SPAN_ROWS];
+  float *target[POLAR_SPAN_ROWS];
+  uint16_t linear[POLAR_LINEAR_SCRATCH];
+} __attribute__((aligned(64))) polar_scratch;
+
+typedef struct polar_plan polar_plan;
+
+struct polar_context {
+  polar_pool *pool;
+  const polar_kernels *kernels;
+  int threads;
+  pthread_mutex_t lock;
+  polar_scratch *scratch;  // [threads]
+  polar_plan *plan;
+};
+
+// Allocation of what attention plans in; NULL on failure.
+polar_plan *polar_plan_create(int threads);
+void polar_plan_destroy(polar_plan *plan, int threads);
+
+// Runs with the context's threads held by this caller alone.
+void polar_context_run(polar_context *context, polar_pool_function function, void *argument);
+// Runs a row kernel, on all threads when the work (about one unit per element) is worth it.
+void polar_run_rows(polar_context *context, polar_row_kernel kernel, const polar_row_args *args, int64_t work);
+
+#endif

@@ -1,0 +1,70 @@
+// Internal: the table of kernels that each instruction set fills, and what they are given.
+#ifndef POLAR_KERNELS_H
+#define POLAR_KERNELS_H
+
+#include "polar_cpu.h"
+
+enum {
+  POLAR_PANEL = 32,        // outputs of one weight panel
+  POLAR_PAGE = 16,         // tokens of one KV page
+  POLAR_ROW_BLOCK = 96,    // rows of a linear layer that stay in cache while panels pass by
+  POLAR_CHUNK_PAGES = 32,  // pages of one attention partial
+  POLAR_TILE_PAGES = 4,    // pages of one softmax step
+  POLAR_TILE_TOKENS = POLAR_TILE_PAGES * POLAR_PAGE,
+  POLAR_SPAN_ROWS = 64,    // most query rows of one span
+  POLAR_SPAN_ELEMENTS = 64 * 256,  // most rows * head_dim of one span
+  POLAR_LINEAR_SCRATCH = 512 * 1024,  // bf16 elements of activations per thread (AVX-512)
+};
+
+#define POLAR_ALWAYS_INLINE static inline __attribute__((always_inline))
+
+// Attention of some query rows over up to `pages` pages of one KV head.
+typedef struct {
+  const uint16_t *blocks;    // the KV head's first block
+  const int32_t *table;      // page numbers; page i is table[i < skip_at ? i : i + skip]
+  int32_t pages, skip_at, skip;
+  int32_t head_dim, rows;
+  const float *q;            // [rows][head_dim], times scale * log2(e)
+  const int32_t *limits;     // [rows] visible tokens of the span, may be <= 0
+  const uint16_t *next[POLAR_TILE_PAGES];  // blocks read after this span, or NULL: prefetched
+  float *m, *l, *o;          // out: [rows] maximum (base 2), [rows] sum, [rows][head_dim] weighted values
+  uint16_t *scratch;         // [POLAR_SPAN_ELEMENTS]
+} polar_span;
+
+typedef void (*polar_row_kernel)(const polar_row_args *args, int64_t low, int64_t high);
+
+struct polar_kernels {
+  // Rows [row_low, row_high) x panels [panel_low, panel_high) of a linear layer.
+  void (*linear)(
+    const polar_linear_args *args, int64_t row_low, int64_t row_high, int64_t panel_low, int64_t panel_high,
+    uint16_t *scratch);
+  // 1 when `linear` needs its row block as bf16 in scratch.
+  int linear_uses_scratch;
+  void (*attention)(const polar_span *span);
+  polar_row_kernel rms_norm, add_rms_norm, layer_norm, silu_mul, relu, add, rotary, head_norms, head_deviations;
+  // A sum over `bytes` (a multiple of 256) of memory.
+  float (*read)(const void *memory, size_t bytes);
+  // Runs `steps` steps of independent multiply-adds, stores something to `sink`, returns the flops done.
+  double (*fma)(int64_t steps, float *sink);
+};
+
+extern const polar_kernels polar_kernels_generic;
+#if defined(__x86_64__)
+extern const polar_kernels polar_kernels_avx2;
+extern const polar_kernels polar_kernels_avx512;
+void polar_attention_avx512(const polar_span *span);
+#endif
+
+// bf16 of a float, rounded to nearest even; NaN stays NaN.
+static inline uint16_t polar_bf16(float value) {
+  union { float f; uint32_t u; } bits = {value};
+  if ((bits.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((bits.u >> 16) | 0x40);
+  return (uint16_t)((bits.u + 0x7fffu + ((bits.u >> 16) & 1)) >> 16);
+}
+
+static inline float polar_f32(uint16_t value) {
+  union { uint32_t u; float f; } bits = {(uint32_t)value << 16};
+  return bits.f;
+}
+
+#endif

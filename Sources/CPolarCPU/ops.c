@@ -1,0 +1,134 @@
+// Row-wise ops, KV writes and routing.
+#include <math.h>
+#include <string.h>
+#include "context.h"
+
+void polar_rms_norm(polar_context *context, const polar_row_args *args) {
+  polar_run_rows(context, context->kernels->rms_norm, args, args->rows * args->columns);
+}
+
+void polar_add_rms_norm(polar_context *context, const polar_row_args *args) {
+  polar_run_rows(context, context->kernels->add_rms_norm, args, args->rows * args->columns);
+}
+
+void polar_layer_norm(polar_context *context, const polar_row_args *args) {
+  polar_run_rows(context, context->kernels->layer_norm, args, args->rows * args->columns);
+}
+
+void polar_silu_mul(polar_context *context, const polar_row_args *args) {
+  polar_run_rows(context, context->kernels->silu_mul, args, 4 * args->rows * args->columns);
+}
+
+void polar_relu(polar_context *context, const polar_row_args *args) {
+  polar_run_rows(context, context->kernels->relu, args, args->rows * args->columns);
+}
+
+void polar_add(polar_context *context, const polar_row_args *args) {
+  polar_run_rows(context, context->kernels->add, args, args->rows * args->columns);
+}
+
+void polar_rotary(polar_context *context, const polar_row_args *args) {
+  polar_run_rows(context, context->kernels->rotary, args, 2 * args->rows * args->heads * args->head_dim);
+}
+
+void polar_head_norms(polar_context *context, const polar_row_args *args) {
+  polar_run_rows(context, context->kernels->head_norms, args, args->rows * args->heads * args->head_dim);
+}
+
+void polar_head_deviations(polar_context *context, const polar_row_args *args) {
+  polar_run_rows(
+    context, context->kernels->head_deviations, args,
+    args->rows * args->heads * args->head_dim * args->head_dim / 8);
+}
+
+static void gelu(const polar_row_args *args, int64_t low, int64_t high) {
+  for (int64_t row = low; row < high; row++) {
+    float *x = args->out + row * args->out_stride;
+    for (int64_t i = 0; i < args->columns; i++) x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f));
+  }
+}
+
+void polar_gelu(polar_context *context, const polar_row_args *args) {
+  polar_run_rows(context, gelu, args, 16 * args->rows * args->columns);
+}
+
+static void gather_rows(const polar_row_args *args, int64_t low, int64_t high) {
+  for (int64_t row = low; row < high; row++)
+    memcpy(
+      args->out + row * args->out_stride, args->a + args->indices[row] * args->a_stride,
+      (size_t)args->columns * sizeof(float));
+}
+
+void polar_gather_rows(polar_context *context, const polar_row_args *args) {
+  polar_run_rows(context, gather_rows, args, args->rows * args->columns);
+}
+
+// Key, value and slots travel as a, b and indices; `out` is the start of the cache, `columns` its pages.
+static void store_kv(const polar_row_args *args, int64_t low, int64_t high) {
+  const int64_t head_dim = args->head_dim, pages = args->columns;
+  uint16_t *blocks = (uint16_t *)args->out;
+  for (int64_t row = low; row < high; row++) {
+    const int64_t page = args->indices[row] / POLAR_PAGE, token = args->indices[row] % POLAR_PAGE;
+    for (int64_t head = 0; head < args->heads; head++) {
+      uint16_t *k = blocks + (head * pages + page) * 2 * POLAR_PAGE * head_dim;
+      uint16_t *v = k + POLAR_PAGE * head_dim + token / 2 * 2 * head_dim + token % 2;
+      const float *key = args->a + row * args->a_stride + head * head_dim;
+      const float *value = args->b + row * args->b_stride + head * head_dim;
+      for (int64_t d = 0; d < head_dim; d += 2) {
+        k[d * POLAR_PAGE + token * 2] = polar_bf16(key[d]);
+        k[d * POLAR_PAGE + token * 2 + 1] = polar_bf16(key[d + 1]);
+      }
+      for (int64_t d = 0; d < head_dim; d++) v[d * 2] = polar_bf16(value[d]);
+    }
+  }
+}
+
+void polar_store_kv(
+  polar_context *context, const polar_kv *kv, const float *key, int64_t key_stride, const float *value,
+  int64_t value_stride, const int32_t *slots, int64_t rows
+) {
+  polar_row_args args = {
+    .out = (float *)(void *)kv->blocks,
+    .a = key,
+    .a_stride = key_stride,
+    .b = value,
+    .b_stride = value_stride,
+    .indices = slots,
+    .rows = rows,
+    .columns = kv->pages,
+    .heads = kv->kv_heads,
+    .head_dim = kv->head_dim,
+  };
+  polar_run_rows(context, store_kv, &args, 4 * rows * kv->kv_heads * kv->head_dim);
+}
+
+// NaN ranks below every number.
+static float ranked(float score) { return score == score ? score : -INFINITY; }
+
+void polar_select_top_k(
+  uint8_t *mask, int64_t mask_stride, const float *scores, int64_t score_stride, int64_t rows, int64_t units,
+  int64_t k, int64_t heads_per_unit
+) {
+  for (int64_t row = 0; row < rows; row++) {
+    const float *s = scores + row * score_stride;
+    for (int64_t i = 0; i < units; i++) {
+      // A unit is in when fewer than k others come before it.
+      const float own = ranked(s[i]);
+      int64_t ahead = 0;
+      for (int64_t j = 0; j < i; j++) ahead += ranked(s[j]) >= own;
+      for (int64_t j = i + 1; j < units; j++) ahead += ranked(s[j]) > own;
+      memset(mask + row * mask_stride + i * heads_per_unit, ahead < k, (size_t)heads_per_unit);
+    }
+  }
+}
+
+void polar_select_above(
+  uint8_t *mask, int64_t mask_stride, const float *scores, int64_t score_stride, int64_t rows, int64_t units,
+  float threshold, int64_t heads_per_unit
+) {
+  for (int64_t row = 0; row < rows; row++)
+    for (int64_t i = 0; i < units; i++)
+      memset(
+        mask + row * mask_stride + i * heads_per_unit, scores[row * score_stride + i] > threshold,
+        (size_t)heads_per_unit);
+}

@@ -1,0 +1,223 @@
+// Internal, included once per instruction set after vec.h: norms, activations, rotary embedding.
+
+// A sum of f(i) in a fixed order: VW running sums over whole vectors, then the rest one by one.
+static float FN(sum_squares)(const float *x, float mean, int64_t n) {
+  vf a = {0}, b = {0};
+  int64_t i = 0;
+  for (; i + 2 * VW <= n; i += 2 * VW) {
+    vf u = FN(load)(x + i) - mean, v = FN(load)(x + i + VW) - mean;
+    a = a + u * u;
+    b = b + v * v;
+  }
+  float total = FN(sum)(a + b);
+  for (; i < n; i++) {
+    float u = x[i] - mean;
+    total = total + u * u;
+  }
+  return total;
+}
+
+static float FN(sum_values)(const float *x, int64_t n) {
+  vf a = {0}, b = {0};
+  int64_t i = 0;
+  for (; i + 2 * VW <= n; i += 2 * VW) {
+    a = a + FN(load)(x + i);
+    b = b + FN(load)(x + i + VW);
+  }
+  float total = FN(sum)(a + b);
+  for (; i < n; i++) total = total + x[i];
+  return total;
+}
+
+static float FN(dot)(const float *x, const float *y, int64_t n) {
+  vf a = {0};
+  int64_t i = 0;
+  for (; i + VW <= n; i += VW) a = a + FN(load)(x + i) * FN(load)(y + i);
+  float total = FN(sum)(a);
+  for (; i < n; i++) total = total + x[i] * y[i];
+  return total;
+}
+
+static void FN(rms_norm)(const polar_row_args *args, int64_t low, int64_t high) {
+  const int64_t n = args->columns;
+  for (int64_t row = low; row < high; row++) {
+    const float *x = args->a + row * args->a_stride;
+    float *out = args->out + row * args->out_stride;
+    const float scale = 1.0f / __builtin_sqrtf(FN(sum_squares)(x, 0, n) / (float)n + args->epsilon);
+    for (int64_t i = 0; i < n; i++) out[i] = x[i] * scale * args->weight[i];
+  }
+}
+
+static void FN(add)(const polar_row_args *args, int64_t low, int64_t high) {
+  for (int64_t row = low; row < high; row++) {
+    const float *x = args->a + row * args->a_stride;
+    float *out = args->out + row * args->out_stride;
+    for (int64_t i = 0; i < args->columns; i++) out[i] += x[i];
+  }
+}
+
+static void FN(add_rms_norm)(const polar_row_args *args, int64_t low, int64_t high) {
+  polar_row_args sum = *args;
+  sum.out = (float *)args->a;
+  sum.out_stride = args->a_stride;
+  sum.a = args->b;
+  sum.a_stride = args->b_stride;
+  for (int64_t row = low; row < high; row++) {
+    FN(add)(&sum, row, row + 1);
+    FN(rms_norm)(args, row, row + 1);
+  }
+}
+
+static void FN(layer_norm)(const polar_row_args *args, int64_t low, int64_t high) {
+  const int64_t n = args->columns;
+  for (int64_t row = low; row < high; row++) {
+    const float *x = args->a + row * args->a_stride;
+    float *out = args->out + row * args->out_stride;
+    const float mean = FN(sum_values)(x, n) / (float)n;
+    const float scale = 1.0f / __builtin_sqrtf(FN(sum_squares)(x, mean, n) / (float)n + args->epsilon);
+    for (int64_t i = 0; i < n; i++) out[i] = (x[i] - mean) * scale * args->weight[i] + args->bias[i];
+  }
+}
+
+static void FN(silu_mul)(const polar_row_args *args, int64_t low, int64_t high) {
+  const int64_t n = args->columns;
+  for (int64_t row = low; row < high; row++) {
+    const float *gate = args->a + row * args->a_stride, *up = gate + n;
+    float *out = args->out + row * args->out_stride;
+    for (int64_t i = 0; i < n; i += VW) {
+      // The last vector of a row may be a short one.
+      float g[VW] = {0}, u[VW] = {0}, result[VW];
+      const int64_t count = n - i < VW ? n - i : VW;
+      if (count == VW) {
+        FN(store)(g, FN(load)(gate + i));
+        FN(store)(u, FN(load)(up + i));
+      } else {
+        for (int64_t j = 0; j < count; j++) g[j] = gate[i + j], u[j] = up[i + j];
+      }
+      const vf x = FN(load)(g);
+      vf exponent = x * -1.44269504f;
+      exponent = FN(select)(exponent > 126.0f, FN(splat)(126.0f), exponent);
+      const vf activated = x / (FN(exp2)(exponent) + 1.0f) * FN(load)(u);
+      if (count == VW) {
+        FN(store)(out + i, activated);
+      } else {
+        FN(store)(result, activated);
+        for (int64_t j = 0; j < count; j++) out[i + j] = result[j];
+      }
+    }
+  }
+}
+
+static void FN(relu)(const polar_row_args *args, int64_t low, int64_t high) {
+  for (int64_t row = low; row < high; row++) {
+    float *x = args->out + row * args->out_stride;
+    for (int64_t i = 0; i < args->columns; i++) x[i] = x[i] < 0.0f ? 0.0f : x[i];
+  }
+}
+
+// Sine and cosine of an angle below 2^31 in magnitude: exact reduction by pi/2 in double, then polynomials whose error is
+// below a float's rounding.
+static void FN(sine_cosine)(const float *angles, float *sine, float *cosine, int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    const double x = (double)angles[i];
+    const double shifted = x * 0.63661977236758134308 + 6755399441055744.0;  // 1.5 * 2^52
+    const double count = shifted - 6755399441055744.0;
+    union { double d; uint64_t u; } bits = {shifted};
+    const double r = (x - count * 1.57079632673412561417) - count * 6.07710050650619224932e-11;
+    const double s = r * r;
+    const double sin_r =
+      r + r * s * (-1.0 / 6 + s * (1.0 / 120 + s * (-1.0 / 5040 + s * (1.0 / 362880))));
+    const double cos_r =
+      1.0 + s * (-0.5 + s * (1.0 / 24 + s * (-1.0 / 720 + s * (1.0 / 40320 + s * (-1.0 / 3628800)))));
+    const int swap = (bits.u & 1) != 0;
+    const double first = swap ? cos_r : sin_r, second = swap ? sin_r : cos_r;
+    sine[i] = (float)((bits.u & 2) != 0 ? -first : first);
+    cosine[i] = (float)(((bits.u + 1) & 2) != 0 ? -second : second);
+  }
+}
+
+static void FN(rotary)(const polar_row_args *args, int64_t low, int64_t high) {
+  enum { chunk = 64 };
+  const int64_t half = args->head_dim / 2;
+  for (int64_t row = low; row < high; row++) {
+    const float position = (float)args->indices[row];
+    for (int64_t j0 = 0; j0 < half; j0 += chunk) {
+      const int64_t n = half - j0 < chunk ? half - j0 : chunk;
+      float angle[chunk], sine[chunk], cosine[chunk];
+      for (int64_t j = 0; j < n; j++) angle[j] = position * args->weight[j0 + j];
+      FN(sine_cosine)(angle, sine, cosine, n);
+      for (int64_t head = 0; head < args->heads; head++) {
+        float *x = args->out + row * args->out_stride + head * args->head_dim + j0, *y = x + half;
+        for (int64_t j = 0; j < n; j++) {
+          const float u = x[j], v = y[j];
+          x[j] = u * cosine[j] - v * sine[j];
+          y[j] = v * cosine[j] + u * sine[j];
+        }
+      }
+    }
+  }
+}
+
+static void FN(head_norms)(const polar_row_args *args, int64_t low, int64_t high) {
+  for (int64_t row = low; row < high; row++)
+    for (int64_t head = 0; head < args->heads; head++)
+      args->out[row * args->out_stride + head] = __builtin_sqrtf(
+        FN(sum_squares)(args->a + row * args->a_stride + head * args->head_dim, 0, args->head_dim));
+}
+
+static void FN(head_deviations)(const polar_row_args *args, int64_t low, int64_t high) {
+  const int64_t n = args->head_dim;
+  for (int64_t row = low; row < high; row++) {
+    const float norm = __builtin_sqrtf(FN(sum_squares)(args->b + row * args->b_stride, 0, args->columns));
+    for (int64_t head = 0; head < args->heads; head++) {
+      const float *a = args->a + row * args->a_stride + head * n, *gram = args->weight + head * n * n;
+      const float *fallback = args->bias ? args->bias + head * n : NULL;
+      float total = 0;
+      if (fallback) {
+        // d' G d with d formed per element, in blocks that fit on the stack.
+        float d[256];
+        for (int64_t i = 0; i < n; i++) {
+          float product = 0;
+          for (int64_t j0 = 0; j0 < n; j0 += 256) {
+            const int64_t count = n - j0 < 256 ? n - j0 : 256;
+            if (i == 0 || n > 256)
+              for (int64_t j = 0; j < count; j++) d[j] = a[j0 + j] - fallback[j0 + j];
+            product = product + FN(dot)(gram + i * n + j0, d, count);
+          }
+          total = total + (a[i] - fallback[i]) * product;
+        }
+      } else {
+        for (int64_t i = 0; i < n; i++) total = total + a[i] * FN(dot)(gram + i * n, a, n);
+      }
+      args->out[row * args->out_stride + head] = __builtin_sqrtf(total > 0 ? total : 0) / norm;
+    }
+  }
+}
+
+static float FN(read)(const void *memory, size_t bytes) {
+  const float *p = memory;
+  vf a = {0}, b = {0}, c = {0}, d = {0};
+  for (size_t i = 0; i + 4 * VW <= bytes / 4; i += 4 * VW) {
+    __builtin_prefetch((const char *)(p + i) + 4096, 0, 3);
+    if (VW > 4) __builtin_prefetch((const char *)(p + i) + 4096 + 64, 0, 3);
+    a = (vf)((vu)a ^ (vu)FN(load)(p + i));
+    b = (vf)((vu)b ^ (vu)FN(load)(p + i + VW));
+    c = (vf)((vu)c ^ (vu)FN(load)(p + i + 2 * VW));
+    d = (vf)((vu)d ^ (vu)FN(load)(p + i + 3 * VW));
+  }
+  return ((vf)((vu)a ^ (vu)b ^ (vu)c ^ (vu)d))[0];
+}
+
+static double FN(fma)(int64_t steps, float *sink) {
+  vf acc[12];
+#pragma clang loop unroll(full)
+  for (int i = 0; i < 12; i++) acc[i] = FN(splat)(sink[0] + (float)i);
+  const vf x = FN(splat)(sink[1]), y = FN(splat)(sink[2]);
+  for (int64_t step = 0; step < steps; step++)
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 12; i++) acc[i] = acc[i] * x + y;
+#pragma clang loop unroll(full)
+  for (int i = 1; i < 12; i++) acc[0] = acc[0] + acc[i];
+  FN(store)(sink, acc[0]);
+  return (double)steps * 12 * VW * 2;
+}

@@ -1,0 +1,114 @@
+internal import CPolarCPU
+public import PolarCore
+
+extension CPUBackend {
+  // MARK: Weights
+
+  public func packedByteCount(outputs: Int, inputs: Int) -> Int {
+    Int(polar_packed_bytes(Int64(outputs), Int64(inputs)))
+  }
+
+  public func packRows(_ weight: PackedMatrix, firstRow: Int, values: UnsafeBufferPointer<Float>) {
+    guard let base = values.baseAddress, weight.inputs > 0 else { return }
+    polar_pack_rows(
+      context, weight.address.raw, Int64(weight.outputs), Int64(weight.inputs), Int64(firstRow),
+      Int64(values.count / weight.inputs), base)
+  }
+
+  public func unpackRows(
+    _ weight: PackedMatrix, firstRow: Int, into values: UnsafeMutableBufferPointer<Float>
+  ) {
+    guard let base = values.baseAddress, weight.inputs > 0 else { return }
+    polar_unpack_rows(
+      context, weight.address.raw, Int64(weight.inputs), Int64(firstRow),
+      Int64(values.count / weight.inputs), base)
+  }
+
+  // MARK: Dense ops
+
+  public func embed(_ out: Tensor, tokens: Tensor, table: PackedMatrix) {
+    polar_embed(
+      context, out.floats, out.stride, tokens.integers, Int64(tokens.count), table.address.raw,
+      Int64(table.inputs))
+  }
+
+  public func gatherRows(_ out: Tensor, _ x: Tensor, indices: Tensor) {
+    var args = rowArguments(out, x)
+    args.rows = Int64(indices.count)
+    args.indices = UnsafePointer(indices.integers)
+    polar_gather_rows(context, &args)
+  }
+
+  public func rmsNorm(_ out: Tensor, _ x: Tensor, weight: Tensor, epsilon: Float) {
+    var args = rowArguments(out, x)
+    args.weight = UnsafePointer(weight.floats)
+    args.epsilon = epsilon
+    polar_rms_norm(context, &args)
+  }
+
+  public func addRMSNorm(
+    _ out: Tensor, residual: Tensor, delta: Tensor, weight: Tensor, epsilon: Float
+  ) {
+    var args = rowArguments(out, residual)
+    args.b = UnsafePointer(delta.floats)
+    args.b_stride = delta.stride
+    args.weight = UnsafePointer(weight.floats)
+    args.epsilon = epsilon
+    polar_add_rms_norm(context, &args)
+  }
+
+  public func layerNorm(_ out: Tensor, _ x: Tensor, weight: Tensor, bias: Tensor, epsilon: Float) {
+    var args = rowArguments(out, x)
+    args.weight = UnsafePointer(weight.floats)
+    args.bias = UnsafePointer(bias.floats)
+    args.epsilon = epsilon
+    polar_layer_norm(context, &args)
+  }
+
+  public func linear(_ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?) {
+    var args = polar_linear_args()
+    args.weight = UnsafeRawPointer(weight.address.raw)
+    args.bias = UnsafePointer(bias?.floats)
+    args.x = UnsafePointer(x.floats)
+    args.out = out.floats
+    args.x_stride = x.stride
+    args.out_stride = out.stride
+    args.rows = Int64(x.rows)
+    args.inputs = Int64(weight.inputs)
+    args.outputs = Int64(weight.outputs)
+    polar_linear(context, &args)
+  }
+
+  public func siluMul(_ out: Tensor, _ gateUp: Tensor) {
+    var args = rowArguments(out, gateUp)
+    polar_silu_mul(context, &args)
+  }
+
+  public func relu(_ x: Tensor) {
+    var args = rowArguments(x, x)
+    polar_relu(context, &args)
+  }
+
+  public func gelu(_ x: Tensor) {
+    var args = rowArguments(x, x)
+    polar_gelu(context, &args)
+  }
+
+  public func add(_ x: Tensor, _ y: Tensor) {
+    var args = rowArguments(x, y)
+    polar_add(context, &args)
+  }
+
+  /// The arguments of a row-wise op: `out` and `a` with their strides, the shape of `out`.
+  @inline(__always)
+  func rowArguments(_ out: Tensor, _ a: Tensor) -> polar_row_args {
+    var args = polar_row_args()
+    args.out = out.floats
+    args.out_stride = out.stride
+    args.a = UnsafePointer(a.floats)
+    args.a_stride = a.stride
+    args.rows = Int64(out.rows)
+    args.columns = Int64(out.columns)
+    return args
+  }
+}

@@ -1,0 +1,137 @@
+internal import CPolarCPU
+public import PolarCore
+
+/// The instruction sets that the CPU kernels exist for.
+@frozen public enum CPUISA: Int32, Sendable, BitwiseCopyable, CaseIterable {
+  /// Plain C on 128-bit vectors.
+  case generic = 0
+  /// AVX2 with FMA and F16C.
+  case avx2 = 1
+  /// AVX-512 with BF16.
+  case avx512 = 2
+
+  /// True when this machine runs the instruction set.
+  public var isSupported: Bool { polar_isa_supported(rawValue) != 0 }
+
+  /// The fastest instruction set that this machine runs.
+  public static var best: CPUISA { CPUISA(rawValue: polar_isa_best()) ?? .generic }
+
+  /// A short name such as `avx2`.
+  public var name: String { String(cString: polar_cpu_isa_name(rawValue)) }
+}
+
+/// The CPU: C kernels for several instruction sets, chosen at run time, and one pool of threads.
+///
+/// Weights and the KV cache are bf16, activations f32. Every op returns when its result is written. All scratch is
+/// allocated at creation; ops do not allocate. Results depend on the instruction set, but not on the number of
+/// threads or on the other rows of a batch, bit for bit. Ops may be called from any thread; those that use the pool
+/// run one at a time.
+public final class CPUBackend: Backend {
+  /// The kernels' threads and scratch. They are internally synchronised.
+  nonisolated(unsafe) let context: OpaquePointer
+
+  /// The instruction set in use.
+  public let isa: CPUISA
+  /// Threads that work on an op, the caller included.
+  public let threads: Int
+
+  /// `cpu-` and the instruction set.
+  public var name: String { "cpu-\(isa.name)" }
+  /// K and V are stored as bf16.
+  public var kvDType: DType { .bf16 }
+
+  /// A backend with `threads` threads (nil: as many as the process may run on) and the kernels of `isa` (nil: the
+  /// best one).
+  ///
+  /// - Throws: ``PolarError/configuration(field:reason:)`` for a thread count below one or an instruction set that
+  ///   this machine lacks, ``PolarError/outOfMemory(what:bytes:)`` when scratch memory or threads cannot be had.
+  public init(threads: Int? = nil, isa: CPUISA? = nil) throws(PolarError) {
+    let isa = isa ?? .best
+    guard isa.isSupported else {
+      throw .configuration(field: "isa", reason: "this processor does not run \(isa.name)")
+    }
+    if let threads, threads < 1 || threads > 1024 {
+      throw .configuration(field: "threads", reason: "\(threads) is not in 1...1024")
+    }
+    guard let context = polar_context_create(Int32(threads ?? 0), isa.rawValue) else {
+      throw .outOfMemory(what: "CPU backend scratch and threads", bytes: 0)
+    }
+    self.context = context
+    self.isa = isa
+    self.threads = Int(polar_context_threads(context))
+  }
+
+  deinit { polar_context_destroy(context) }
+
+  // MARK: Memory
+
+  /// Memory aligned to 64 bytes; blocks of 2 MiB and more ask for huge pages.
+  public func allocate(byteCount: Int) throws(PolarError) -> any DeviceMemory {
+    guard byteCount >= 0, let pointer = polar_memory_allocate(byteCount) else {
+      throw .outOfMemory(what: "CPU memory", bytes: byteCount)
+    }
+    return CPUMemory(pointer, byteCount: byteCount)
+  }
+
+  public func upload(_ bytes: UnsafeRawBufferPointer, to address: Address) {
+    guard let source = bytes.baseAddress else { return }
+    address.raw?.copyMemory(from: source, byteCount: bytes.count)
+  }
+
+  public func download(_ address: Address, into bytes: UnsafeMutableRawBufferPointer) {
+    guard let source = address.raw else { return }
+    bytes.baseAddress?.copyMemory(from: source, byteCount: bytes.count)
+  }
+
+  public func synchronize() {}
+
+  /// Bytes that can still be allocated, by what the system and the control group leave; nil when unknown.
+  public static var availableMemory: Int? {
+    let bytes = polar_memory_available()
+    return bytes > 0 ? Int(clamping: bytes) : nil
+  }
+
+  // MARK: Measurement
+
+  /// GB/s (1e9 bytes) that all threads together read from memory, one sequential stream each: the best of
+  /// `repeats` passes over `byteCount` bytes, which should be many times the size of the caches. 0 if memory is short.
+  public func measuredReadBandwidth(byteCount: Int = 1 << 30, repeats: Int = 5) -> Double {
+    polar_measure_read_bandwidth(context, max(0, byteCount), Int32(clamping: repeats))
+  }
+
+  /// GFLOP/s of the multiply-add that linear layers use, all threads together.
+  public func measuredFMAPeak() -> Double { polar_measure_fma_peak(context) }
+}
+
+/// Host memory of the CPU backend.
+private final class CPUMemory: DeviceMemory {
+  let base: Address
+  let byteCount: Int
+
+  init(_ pointer: UnsafeMutableRawPointer, byteCount: Int) {
+    self.base = Address(UInt(bitPattern: pointer))
+    self.byteCount = byteCount
+  }
+
+  deinit { polar_memory_free(base.raw, byteCount) }
+}
+
+extension Address {
+  /// The address as host memory.
+  @inline(__always) var raw: UnsafeMutableRawPointer? { UnsafeMutableRawPointer(bitPattern: bits) }
+  /// The address as host memory of `T`.
+  @inline(__always) func pointer<T: BitwiseCopyable>(_: T.Type) -> UnsafeMutablePointer<T>? {
+    UnsafeMutablePointer(bitPattern: bits)
+  }
+}
+
+extension Tensor {
+  /// The elements as f32.
+  @inline(__always) var floats: UnsafeMutablePointer<Float>? { address.pointer(Float.self) }
+  /// The elements as i32.
+  @inline(__always) var integers: UnsafeMutablePointer<Int32>? { address.pointer(Int32.self) }
+  /// The elements as u8.
+  @inline(__always) var bytes: UnsafeMutablePointer<UInt8>? { address.pointer(UInt8.self) }
+  /// The row stride as C takes it.
+  @inline(__always) var stride: Int64 { Int64(rowStride) }
+}

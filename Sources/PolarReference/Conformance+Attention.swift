@@ -1,0 +1,193 @@
+import PolarCore
+
+extension ConformanceRun {
+  typealias Problem = AttentionProblem
+
+  /// Rotary embedding and the cache layout.
+  func checkCache() {
+    for (rows, heads, headDim) in [(1, 1, 2), (3, 3, 6), (5, 2, 48), (8, 9, 64), (13, 1, 128)] {
+      compareRows("rotary \(rows) x \(heads) heads of \(headDim)", rows: rows, Tolerance.rotary, floor: 1) {
+        (pool, generator, part) throws(PolarError) in
+        // Columns behind the heads stay as they are.
+        let x = try pool.tensor(generator.matrix(rows, heads * headDim + 6).rows(part), gap: 1)
+        var positions = (0..<rows).map { _ in Int32.random(in: 0..<1100, using: &generator) }
+        positions[0] = 0
+        let frequencies = HostTensor<Float>((0..<headDim / 2).map { 1 / (1 + Float($0 * $0)) })
+        pool.backend.rotary(
+          x, positions: try pool.tensor(HostTensor(Array(positions[part]))),
+          inverseFrequencies: try pool.tensor(frequencies), heads: heads, headDim: headDim)
+        return pool.read(x)
+      }
+    }
+    for (kvHeads, headDim, rows) in [(1, 2, 1), (3, 6, 17), (2, 64, 33), (8, 16, 5)] {
+      compare("storeKV \(kvHeads) heads of \(headDim), \(rows) rows", Tolerance.exact) {
+        (pool, generator) throws(PolarError) in
+        let pages = (rows + 15) / 16 + 2
+        let kv = try pool.cache(pages: pages, kvHeads: kvHeads, headDim: headDim)
+        let slots = (0..<Int32(pages * 16)).shuffled(using: &generator).prefix(rows)
+        pool.backend.storeKV(
+          kv, key: try pool.tensor(generator.matrix(rows, kvHeads * headDim), gap: 1),
+          value: try pool.tensor(generator.matrix(rows, kvHeads * headDim), gap: 2),
+          slots: try pool.tensor(HostTensor(Array(slots))))
+        return pool.read(kv)
+      }
+    }
+  }
+
+  func checkAttention() {
+    checkDecode()
+    checkPrefill()
+    checkSoftmax()
+    checkEveryKey()
+  }
+
+  private func checkDecode() {
+    /// One decode row per context length.
+    func shape(_ kvHeads: Int, _ group: Int, _ headDim: Int, _ contexts: [Int]) -> Problem.Shape {
+      .init(kvHeads: kvHeads, group: group, headDim: headDim, sequences: contexts.map { $0 - 1..<$0 })
+    }
+    let shapes = [
+      shape(1, 1, 2, [1]), shape(1, 2, 6, [2, 15, 16]), shape(2, 3, 16, [17, 1, 31, 33, 2]),
+      shape(3, 1, 32, [100, 16]), shape(3, 3, 64, [33, 500, 1, 100]), shape(2, 4, 48, [31, 100]),
+      shape(8, 1, 32, [15, 64, 17, 3, 1, 100, 48, 16]), shape(1, 8, 80, [513, 2]),
+      shape(2, 7, 64, [100, 65]), shape(1, 4, 128, [1100, 1]), shape(8, 2, 6, [47, 49]),
+    ]
+    for shape in shapes {
+      let name = "decode attention \(shape.text)"
+      checkAgainstReference(name, shape, .decode)
+      requireEqual(name + ": rows alone") { (pool, generator) throws(PolarError) in
+        let problem = Problem(shape, &generator)
+        let kv = try problem.cache(in: pool)
+        var alone: HostTensor<Float>?
+        for (index, positions) in shape.sequences.enumerated() {
+          let row = try problem.evaluate(.decode, part: [(index, positions)], kv: kv, in: pool)
+          alone = alone.map { $0.stacked(on: row) } ?? row
+        }
+        return (alone ?? problem.query, try problem.evaluate(.decode, kv: kv, in: pool))
+      }
+      requireEqual(name + ": equals prefill") { (pool, generator) throws(PolarError) in
+        let problem = Problem(shape, &generator)
+        let kv = try problem.cache(in: pool)
+        return (
+          try problem.evaluate(.decode, kv: kv, in: pool),
+          try problem.evaluate(.prefill(.full), kv: kv, in: pool)
+        )
+      }
+    }
+  }
+
+  private func checkPrefill() {
+    let shapes: [Problem.Shape] = [
+      .init(kvHeads: 1, group: 1, headDim: 2, sequences: [0..<1]),
+      .init(kvHeads: 2, group: 2, headDim: 16, sequences: [0..<33, 0..<1, 0..<17]),
+      .init(kvHeads: 1, group: 3, headDim: 64, sequences: [90..<100, 0..<31, 15..<16]),
+      .init(kvHeads: 3, group: 1, headDim: 6, sequences: [16..<64, 100..<113]),
+      .init(kvHeads: 1, group: 1, headDim: 80, sequences: [500..<513]),
+      .init(kvHeads: 1, group: 8, headDim: 32, sequences: [1..<8]),
+      .init(kvHeads: 1, group: 1, headDim: 16, sequences: [0..<150]),
+    ]
+    let spans: [(AttentionSpan, String)] = [
+      (.full, "full"), (.local(sinkPages: 1, recentPages: 2), "local 1+2"),
+      (.local(sinkPages: 0, recentPages: 1), "local 0+1"),
+      (.local(sinkPages: 3, recentPages: 4), "local 3+4"),
+    ]
+    for shape in shapes {
+      for (span, text) in spans {
+        let name = "prefill attention \(text), \(shape.text)"
+        checkAgainstReference(name, shape, .prefill(span))
+        // Each sequence cut in two: neither the other sequences nor the chunk that a row comes in may matter.
+        requireEqual(name + ": in chunks") { (pool, generator) throws(PolarError) in
+          let problem = Problem(shape, &generator)
+          let kv = try problem.cache(in: pool)
+          let whole = try problem.evaluate(.prefill(span), kv: kv, in: pool)
+          var chunks: HostTensor<Float>?
+          for (index, positions) in shape.sequences.enumerated() {
+            let cut = positions.lowerBound + positions.count / 3
+            for chunk in [positions.lowerBound..<cut, cut..<positions.upperBound] where !chunk.isEmpty {
+              let part = try problem.evaluate(.prefill(span), part: [(index, chunk)], kv: kv, in: pool)
+              chunks = chunks.map { $0.stacked(on: part) } ?? part
+            }
+          }
+          return (chunks ?? whole, whole)
+        }
+      }
+      requireEqual("prefill attention, \(shape.text): decode of its rows") {
+        (pool, generator) throws(PolarError) in
+        let problem = Problem(shape, &generator)
+        let kv = try problem.cache(in: pool)
+        let whole = try problem.evaluate(.prefill(.full), kv: kv, in: pool)
+        var rows: [Int] = []
+        var decoded: HostTensor<Float>?
+        for (index, positions) in shape.sequences.enumerated() {
+          for position in Set([positions.lowerBound, positions.lowerBound + positions.count / 2]).sorted() {
+            rows.append(problem.queryRow(sequence: index, position: position))
+            let row = try problem.evaluate(
+              .decode, part: [(index, position..<position + 1)], kv: kv, in: pool)
+            decoded = decoded.map { $0.stacked(on: row) } ?? row
+          }
+        }
+        return (decoded ?? whole, whole.rows(rows))
+      }
+      requireEqual("prefill attention, \(shape.text): a local span that covers all is full") {
+        (pool, generator) throws(PolarError) in
+        let problem = Problem(shape, &generator)
+        let kv = try problem.cache(in: pool)
+        let span = AttentionSpan.local(sinkPages: 20, recentPages: 20)
+        return (
+          try problem.evaluate(.prefill(span), kv: kv, in: pool),
+          try problem.evaluate(.prefill(.full), kv: kv, in: pool)
+        )
+      }
+    }
+  }
+
+  /// Scores so large that `exp` overflows unless the largest is subtracted first.
+  private func checkSoftmax() {
+    let shape = Problem.Shape(kvHeads: 1, group: 2, headDim: 16, sequences: [99..<100])
+    for (text, common, marked) in [
+      ("one dominant key", Float(0), Float(512)), ("very negative scores", -512, -512),
+    ] {
+      compare("decode attention, \(text)", attentionTolerance, floor: [1]) {
+        (pool, generator) throws(PolarError) in
+        var problem = Problem(shape, &generator)
+        for index in problem.query.values.indices { problem.query.values[index] = index % 16 == 0 ? 8 : 0 }
+        for token in 0..<100 { problem.key[token, 0] = token == 37 ? marked : common }
+        return try problem.evaluate(.decode, in: pool)
+      }
+    }
+  }
+
+  /// Every key gets its weight: with a zero query all weights are 1 / n, and V is n at one position and 0 elsewhere.
+  private func checkEveryKey() {
+    for context in [1, 2, 15, 16, 17, 31, 33, 100, 500, 513] {
+      let shape = Problem.Shape(kvHeads: 2, group: 1, headDim: 6, sequences: [context - 1..<context])
+      require("attention: every one of \(context) keys counts") { (pool, generator) throws(PolarError) in
+        var problem = Problem(shape, &generator)
+        for index in problem.query.values.indices { problem.query.values[index] = 0 }
+        let edges = [
+          0, 1, 15, 16, 17, 31, 32, context / 2, context - 17, context - 16, context - 2, context - 1,
+        ]
+        for position in Set(edges).sorted() where (0..<context).contains(position) {
+          for index in problem.value.values.indices { problem.value.values[index] = 0 }
+          for column in 0..<12 { problem.value[position, column] = Float(context).roundedToBF16 }
+          let kv = try problem.cache(in: pool)
+          let want = Float(context).roundedToBF16 / Float(context)
+          for operation in [Problem.Operation.decode, .prefill(.full)] {
+            let got = try problem.evaluate(operation, kv: kv, in: pool)
+            for value in got.values where !((value - want).magnitude <= self.attentionTolerance) {
+              return "the key at \(position) gives \(value), not \(want)"
+            }
+          }
+        }
+        return nil
+      }
+    }
+  }
+
+  private func checkAgainstReference(_ name: String, _ shape: Problem.Shape, _ operation: Problem.Operation) {
+    compare(name, attentionTolerance, floor: Problem.floors(of: shape)) {
+      (pool, generator) throws(PolarError) in
+      try Problem(shape, &generator).evaluate(operation, in: pool)
+    }
+  }
+}

@@ -1,0 +1,42 @@
+/// How far a backend's results may lie from the reference, by op. This is the one place where that is fixed.
+///
+/// An error is measured against the largest magnitude in its row of the reference result (or the floor that the case
+/// gives, where a row may cancel to almost nothing): `|got - want| <= tolerance * max(max_j |want_j|, floor)`.
+///
+/// Weights, table entries, K, V and queries of the cases are representable in bf16, so that storing them in bf16 is
+/// exact and what remains is the order of f32 sums and the approximation of elementary functions.
+public enum Tolerance {
+  /// Moves, comparisons and single f32 operations: bit for bit.
+  public static let exact: Float = 0
+
+  /// A dot product of at most 576 f32 products, summed in f32 in any order. Measured against `sqrt(K) / 3`, the typical
+  /// size of such a sum, rounding adds up to about `sqrt(K) * 2^-24 = 1.4e-6`; ten times that is allowed.
+  public static let linear: Float = 1.5e-5
+
+  /// ``linear`` with activations that bf16 cannot represent, on a backend that rounds them to bf16 (as the AVX-512 and
+  /// AMX bf16 instructions need): half a unit in the last of eight bits each, and they average out; 2^-8 is allowed.
+  public static let linearRounded: Float = 0x1p-8
+
+  /// Norms over at most 576 elements: an f32 sum and a reciprocal square root that may come from a Newton step.
+  public static let norm: Float = 1e-5
+
+  /// SiLU and GELU by polynomial approximations of `exp` and `erf` with an absolute error near 1e-6.
+  public static let activation: Float = 1e-5
+
+  /// Rotary embedding at positions up to 1100: the angle itself is an f32 product, whose rounding is
+  /// 1100 * 2^-24 = 6.6e-5 radians.
+  public static let rotary: Float = 1e-4
+
+  /// Softmax attention in f32: dot products as in ``linear``, an `exp` with a relative error near 1e-6, and f32 sums.
+  public static let attention: Float = 2e-5
+
+  /// Attention on a backend that rounds activations to bf16: scaled queries and softmax weights are off by up to 2^-9
+  /// each. Scores reach about 4, so a weight is off by up to 4 * 2^-9, and the errors of many weights average out.
+  public static let attentionRounded: Float = 0x1p-7
+
+  /// Norms of heads, and the square root of a Gram form of up to 128 * 128 terms, in f32.
+  public static let headMeasures: Float = 2e-5
+
+  /// Weights and table entries that bf16 cannot represent, relative to each value: half of 2^-7, rounded to nearest.
+  public static let weightRounding: Float = 0x1p-8
+}
