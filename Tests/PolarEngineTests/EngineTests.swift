@@ -169,7 +169,9 @@ extension Engine {
       }
       try await group.waitForAll()
     }
-    while await engine.statistics.running + engine.statistics.waiting > 0 { try await Task.sleep(for: .milliseconds(2)) }
+    while await engine.statistics.running + engine.statistics.waiting > 0 {
+      try await Task.sleep(for: .milliseconds(2))
+    }
     let statistics = await engine.statistics
     #expect(statistics.freePages == 40)
     #expect(await engine.liveCount == 0)
