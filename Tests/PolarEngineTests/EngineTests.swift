@@ -7,6 +7,30 @@ import Testing
 
 extension Engine {
   fileprivate var liveCount: Int { live.count }
+
+  /// Submits requests, runs three steps and shuts down, all in one turn on the engine's thread.
+  fileprivate func startThenShutDown(
+    _ requests: [GenerationRequest]
+  ) throws -> [AsyncThrowingStream<GenerationEvent, any Error>] {
+    let streams = try requests.map { try submit($0) }
+    for _ in 0..<3 { runStep() }
+    shutdown()
+    return streams
+  }
+
+  /// Runs two requests, drops the stream of one, and returns the free pages before, and after one more step.
+  fileprivate func dropOneOfTwo(
+    _ kept: GenerationRequest, _ dropped: GenerationRequest
+  ) throws -> (stream: AsyncThrowingStream<GenerationEvent, any Error>, before: Int, after: Int) {
+    let stream = try submit(kept)
+    var other: AsyncThrowingStream<GenerationEvent, any Error>? = try submit(dropped)
+    for _ in 0..<5 { runStep() }
+    let before = scheduler.pool.freePages
+    _ = other
+    other = nil
+    runStep()
+    return (stream, before, scheduler.pool.freePages)
+  }
 }
 
 @Suite struct EngineTests {
@@ -93,44 +117,38 @@ extension Engine {
   @Test func droppingAStreamFreesItsPagesWithinAStep() async throws {
     let model = MockModel(pages: 64)
     let engine = try mockEngine(model, pages: 64)
-    let rows = Mutex<[Int]>([])
-    let kept = try await engine.submit(
-      GenerationRequest(promptTokens: [1, 2, 3], parameters: .init(maxTokens: 200)))
-    do {
-      let dropped = try await engine.submit(
-        GenerationRequest(promptTokens: [4, 5, 6], parameters: .init(maxTokens: 200)))
-      var iterator = dropped.makeAsyncIterator()
-      _ = try await iterator.next()
-    }
-    // The stream is gone: no step that begins from now on may compute its row.
-    let afterDrop = await engine.statistics.steps
-    model.onForward.withLock { hook in
-      hook = { batch in rows.withLock { $0.append(batch.sequences) } }
-    }
+    let sequences = model.recordSequences()
+    let (kept, before, after) = try await engine.dropOneOfTwo(
+      GenerationRequest(promptTokens: [1, 2, 3], parameters: .init(maxTokens: 200)),
+      GenerationRequest(promptTokens: Array(repeating: 4, count: 40), parameters: .init(maxTokens: 200)))
+    // One page of the kept one, three of the other.
+    #expect(before == 60 && after == 63)
     let outcome = try await collect(kept)
     #expect(outcome.tokens.count == 200)
-    let seen = rows.withLock { $0 }
-    // The step under way when the hook was set may still hold both.
-    #expect(seen.dropFirst().allSatisfy { $0 == 1 }, "\(seen) after step \(afterDrop)")
+    #expect(Array(sequences.all[..<5]) == [2, 2, 2, 2, 2])
+    #expect(sequences.all.count > 190 && sequences.all[5...].allSatisfy { $0 == 1 })
     let statistics = await engine.statistics
     #expect(statistics.freePages == 64 && statistics.running == 0)
   }
 
   @Test func cancellingTheReadingTaskEndsTheRequest() async throws {
-    let engine = try mockEngine(MockModel(pages: 64), pages: 64)
+    let model = MockModel(context: 4096, pages: 512)
+    let sequences = model.recordSequences(pause: 0.002)
+    let engine = try mockEngine(model, pages: 512, context: 4096)
     let task = Task {
       var count = 0
       for try await event in try await engine.submit(
-        GenerationRequest(promptTokens: [9], parameters: .init(maxTokens: 250)))
+        GenerationRequest(promptTokens: [9], parameters: .init(maxTokens: 4000)))
       {
         if case .token = event { count += 1 }
         if count == 3 { withUnsafeCurrentTask { $0?.cancel() } }
       }
       return count
     }
-    #expect(try await task.value < 250)
-    while await engine.statistics.running > 0 { await Task.yield() }
-    #expect(await engine.statistics.freePages == 64)
+    #expect(try await task.value < 4000)
+    while await engine.statistics.running > 0 { try await Task.sleep(for: .milliseconds(2)) }
+    #expect(await engine.statistics.freePages == 512)
+    #expect(sequences.all.count < 4000, "it ran to its end")
   }
 
   @Test func aThousandSubmitsAndCancelsLeaveNothing() async throws {
@@ -151,7 +169,9 @@ extension Engine {
       }
       try await group.waitForAll()
     }
-    while await engine.statistics.running + engine.statistics.waiting > 0 { await Task.yield() }
+    while await engine.statistics.running + engine.statistics.waiting > 0 {
+      try await Task.sleep(for: .milliseconds(2))
+    }
     let statistics = await engine.statistics
     #expect(statistics.freePages == 40)
     #expect(await engine.liveCount == 0)
@@ -249,16 +269,12 @@ extension Engine {
       model = mock
       let engine = try mockEngine(mock, pages: 32, sequences: 2)
       gone = engine
-      var streams: [AsyncThrowingStream<GenerationEvent, any Error>] = []
-      for _ in 0..<5 {
-        streams.append(
-          try await engine.submit(
-            GenerationRequest(promptTokens: [1, 2], parameters: .init(maxTokens: 200))))
-      }
-      await engine.shutdown()
-      for stream in streams {
+      let request = GenerationRequest(promptTokens: [1, 2], parameters: .init(maxTokens: 200))
+      let streams = try await engine.startThenShutDown(Array(repeating: request, count: 5))
+      for (index, stream) in streams.enumerated() {
         let outcome = try await collect(stream)
         #expect(outcome.info?.stopReason == .cancelled)
+        #expect(outcome.tokens.count == (index < 2 ? 3 : 0), "two run, three wait")
       }
       #expect(await engine.statistics.freePages == 32)
       await #expect(throws: PolarError.self) { try await engine.run([1]) }

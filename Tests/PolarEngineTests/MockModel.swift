@@ -1,3 +1,4 @@
+import Foundation
 import PolarCore
 import PolarEngine
 @testable import PolarFormats
@@ -78,6 +79,27 @@ final class MockModel: CausalLM {
   }
   func outputProjection(layer: Int) -> PackedMatrix { PackedMatrix(Address(0), outputs: 0, inputs: 0) }
   var weightByteCount: Int { 0 }
+}
+
+/// The sequences of each forward pass.
+final class PassLog: Sendable {
+  private let counts = Mutex<[Int]>([])
+  var all: [Int] { counts.withLock { $0 } }
+  func add(_ count: Int) { counts.withLock { $0.append(count) } }
+}
+
+extension MockModel {
+  /// Records the sequences of every pass, each of which takes at least `pause` seconds.
+  func recordSequences(pause: Double = 0) -> PassLog {
+    let log = PassLog()
+    onForward.withLock { hook in
+      hook = { batch in
+        log.add(batch.sequences)
+        if pause > 0 { Thread.sleep(forTimeInterval: pause) }
+      }
+    }
+    return log
+  }
 }
 
 extension ModelConfig {

@@ -57,7 +57,7 @@ import Testing
   ])
   func drawsFollowTheFilteredDistribution(parameters: SamplingParameters) throws {
     let logits = logits(37, seed: 11)
-    let draws = 20000
+    let draws = 6000
     let wanted = expected(logits, parameters)
     let counts = try histogram(logits, parameters, draws: draws)
     for token in logits.indices {

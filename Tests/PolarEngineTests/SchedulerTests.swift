@@ -37,9 +37,10 @@ import Testing
         let all = scheduler.running.map(\.id) + scheduler.waiting.map(\.id)
         if let victim = all.randomElement(using: &random) {
           let free = scheduler.pool.freePages
-          let sequence = scheduler.remove(victim)
-          let removed = try #require(sequence)
-          #expect(scheduler.pool.freePages == free + removed.pages.count)
+          let held = scheduler.runningSequence(victim)?.pages.count ?? 0
+          let removed = scheduler.remove(victim)
+          #expect(removed?.id == victim)
+          #expect(scheduler.pool.freePages == free + held)
           cancelled += 1
         }
       }
@@ -107,7 +108,7 @@ import Testing
     #expect(scheduler.preemptions >= before.preemptions + lost.count)
   }
 
-  @Test(arguments: 0..<150) func randomScenariosKeepTheInvariants(seed: Int) throws {
+  @Test(arguments: 0..<60) func randomScenariosKeepTheInvariants(seed: Int) throws {
     let (started, finished, _) = try simulate(seed: UInt64(seed))
     #expect(started == started.sorted(), "a younger request started before an older one")
     #expect(finished.isSubset(of: started))

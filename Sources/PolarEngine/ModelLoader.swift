@@ -1,0 +1,122 @@
+public import Foundation
+public import PolarCore
+public import PolarFormats
+public import PolarModels
+public import PolarSparsity
+public import PolarTokenizer
+
+/// A model that is ready to run, with what belongs to it.
+public struct LoadedModel: Sendable {
+  /// What its file says of itself.
+  public struct FileInfo: Sendable {
+    /// Where it was loaded from.
+    public let url: URL
+    /// The container, like `GGUF v3` or `safetensors, 2 shards`.
+    public let format: String
+    /// Its tensors, by name.
+    public let tensors: [TensorInfo]
+    /// Bytes of all tensors in the file.
+    public var byteCount: Int { tensors.reduce(0) { $0 + $1.byteCount } }
+  }
+
+  /// The network.
+  public let model: any CausalLM
+  /// Its tokenizer, whose ids are all in the model's vocabulary.
+  public let tokenizer: Tokenizer
+  /// Source of the chat template, where there is one.
+  public let chatTemplate: String?
+  /// The file.
+  public let file: FileInfo
+
+  /// Tokens that end a generation: those the model's configuration names and those the tokenizer knows.
+  public var endTokens: Set<Int32> { Set(model.config.eosTokens).union(tokenizer.eosTokens) }
+}
+
+/// Opens model files.
+public enum ModelLoader {
+  /// Loads a GGUF file, a safetensors file or a Hugging Face folder into `backend`'s memory, with its tokenizer.
+  ///
+  /// The tokenizer comes first, so that what is wrong with it shows before the weights are read.
+  /// - Throws: A ``PolarError`` that names the file and what is wrong with it.
+  public static func load(_ url: URL, on backend: any Backend) throws(PolarError) -> LoadedModel {
+    let file = try ModelFile.open(url)
+    let tokenizer = try tokenizer(of: file, at: url)
+    try check(tokenizer, fits: file.config, path: url.path)
+    let model = try ModelRegistry.make(
+      config: file.config, reader: try WeightReader(file), backend: backend)
+    return LoadedModel(
+      model: model, tokenizer: tokenizer, chatTemplate: file.chatTemplate,
+      file: .init(url: url, format: file.format, tensors: file.tensors))
+  }
+
+  /// The tokenizer of an opened model: from GGUF metadata, or `tokenizer.json` or `vocab.json` with `merges.txt` beside
+  /// the weights.
+  /// - Throws: A ``PolarError`` that names the file and what is wrong with it.
+  public static func tokenizer(of file: ModelFile, at url: URL) throws(PolarError) -> Tokenizer {
+    if let gguf = file.gguf {
+      let vocabulary = try gguf.vocabulary()
+      guard vocabulary.model == "gpt2" else {
+        throw .unsupported(path: url.path, what: "the tokenizer model '\(vocabulary.model)' (known: gpt2)")
+      }
+      return try Tokenizer(
+        gguf: GGUFVocabulary(
+          tokens: vocabulary.tokens, types: vocabulary.tokenTypes, merges: vocabulary.merges,
+          pre: vocabulary.pre ?? "", bosToken: vocabulary.bos, eosToken: vocabulary.eos,
+          addBOS: vocabulary.addBOS ?? false, path: url.path))
+    }
+    if let json = file.tokenizerJSON {
+      return try Tokenizer(json: try read(json), path: json.path)
+    }
+    let vocabulary = file.directory.appendingPathComponent("vocab.json")
+    let merges = file.directory.appendingPathComponent("merges.txt")
+    guard FileManager.default.fileExists(atPath: vocabulary.path) else {
+      throw .file(
+        path: file.directory.path,
+        reason: "neither tokenizer.json nor vocab.json and merges.txt in this folder")
+    }
+    return try Tokenizer(
+      vocabJSON: try read(vocabulary), merges: String(decoding: try read(merges), as: UTF8.self),
+      path: vocabulary.path)
+  }
+
+  /// Refuses a tokenizer that can make ids the model has no embedding for.
+  static func check(
+    _ tokenizer: Tokenizer, fits config: ModelConfig, path: String
+  ) throws(PolarError) {
+    guard tokenizer.vocabularySize <= config.vocabulary else {
+      throw .malformed(
+        path: path,
+        reason: "the vocabulary of the model (\(config.vocabulary)) is smaller than an id of its "
+          + "tokenizer (\(tokenizer.vocabularySize - 1))")
+    }
+  }
+
+  private static func read(_ url: URL) throws(PolarError) -> Data {
+    do {
+      return try Data(contentsOf: url, options: .mappedIfSafe)
+    } catch {
+      throw .file(path: url.path, reason: "cannot be read")
+    }
+  }
+}
+
+extension StreamingDecoder: TokenTextStream {}
+
+extension Engine {
+  /// An engine for a loaded model: its end tokens, and text by its tokenizer (special tokens left out).
+  ///
+  /// - Parameters:
+  ///   - loaded: The model that `runner` runs.
+  ///   - runner: The engine owns it from now on.
+  ///   - policy: What decode steps compute.
+  ///   - rowsPerStep: The most rows of a step; all of the runner's if nil.
+  public init(
+    _ loaded: LoadedModel, runner: sending ModelRunner, policy: any SparsityPolicy = DensePolicy(),
+    rowsPerStep: Int? = nil
+  ) throws(PolarError) {
+    let tokenizer = loaded.tokenizer
+    try self.init(
+      runner: runner, policy: policy, rowsPerStep: rowsPerStep, endTokens: loaded.endTokens,
+      text: { StreamingDecoder(tokenizer: tokenizer, skipSpecialTokens: true) })
+  }
+}
