@@ -29,13 +29,14 @@ let package = Package(
   ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+    .package(url: "https://github.com/apple/swift-crypto", from: "4.5.0"),
   ],
   targets: [
     // L0: values and kernels
     room("PolarCore"),
     .target(name: "CPolarCPU"),
     // L1: file formats and backends
-    room("PolarFormats", ["PolarCore"]),
+    room("PolarFormats", ["PolarCore", .product(name: "Crypto", package: "swift-crypto")]),
     room("PolarCPU", ["PolarCore", "CPolarCPU"]),
     room("PolarReference", ["PolarCore"]),
     // L2
@@ -65,8 +66,8 @@ let package = Package(
     .executableTarget(
       name: "polar-cli",
       dependencies: [
-        "Polar", "PolarCore", "PolarFormats", "PolarSparsity", "PolarTokenizer", "PolarModels",
-        "PolarEngine", "PolarCalibration", "PolarBench",
+        "Polar", "PolarCore", "PolarFormats", "PolarReference", "PolarSparsity", "PolarTokenizer",
+        "PolarModels", "PolarEngine", "PolarCalibration", "PolarBench",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       path: "Sources/polar",

@@ -27,6 +27,8 @@ public struct LoadedModel: Sendable {
   public let chatTemplate: String?
   /// The file.
   public let file: FileInfo
+  /// The digest of the weights that sparsity profiles are bound to (see ``ModelFile/fingerprint()``).
+  public let fingerprint: String
 
   /// Tokens that end a generation: those the model's configuration names and those the tokenizer knows.
   public var endTokens: Set<Int32> { Set(model.config.eosTokens).union(tokenizer.eosTokens) }
@@ -38,7 +40,7 @@ public enum ModelLoader {
   ///
   /// The tokenizer comes first, so that what is wrong with it shows before the weights are read.
   /// - Throws: A ``PolarError`` that names the file and what is wrong with it.
-  public static func load(_ url: URL, on backend: any Backend) throws(PolarError) -> LoadedModel {
+  public static func load(from url: URL, on backend: any Backend) throws(PolarError) -> LoadedModel {
     let file = try ModelFile.open(url)
     let tokenizer = try tokenizer(of: file, at: url)
     try check(tokenizer, fits: file.config, path: url.path)
@@ -46,7 +48,8 @@ public enum ModelLoader {
       config: file.config, reader: try WeightReader(file), backend: backend)
     return LoadedModel(
       model: model, tokenizer: tokenizer, chatTemplate: file.chatTemplate,
-      file: .init(url: url, format: file.format, tensors: file.tensors))
+      file: .init(url: url, format: file.format, tensors: file.tensors),
+      fingerprint: file.fingerprint())
   }
 
   /// The tokenizer of an opened model: from GGUF metadata, or `tokenizer.json` or `vocab.json` with `merges.txt` beside
