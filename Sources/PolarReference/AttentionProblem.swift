@@ -58,18 +58,11 @@ struct AttentionProblem {
 
   /// A cache with K and V of all positions.
   ///
-  /// Every slot first gets large values, as a page that another sequence has used before: what lies behind a sequence's
-  /// end must not matter.
-  func cache(in pool: TensorPool, pages: Int? = nil) throws(PolarError) -> KVLayer {
-    let pages = pages ?? context.pageCount
-    let kv = try pool.cache(pages: pages, kvHeads: shape.kvHeads, headDim: shape.headDim)
-    let width = shape.kvHeads * shape.headDim
-    let stale = try pool.tensor(
-      HostTensor<Float>(repeating: 1024, rows: KVPage.tokens, columns: width))
-    for page in 0..<Int32(pages) {
-      let slots = (0..<Int32(KVPage.tokens)).map { page * Int32(KVPage.tokens) + $0 }
-      pool.backend.storeKV(kv, key: stale, value: stale, slots: try pool.tensor(HostTensor(slots)))
-    }
+  /// Other slots hold large values, as pages do that another sequence has used before: what lies behind a sequence's end
+  /// must not matter.
+  func cache(in pool: TensorPool) throws(PolarError) -> KVLayer {
+    let kv = try pool.cache(
+      pages: context.pageCount, kvHeads: shape.kvHeads, headDim: shape.headDim, filledWith: 1024)
     pool.backend.storeKV(
       kv, key: try pool.tensor(key, gap: 2), value: try pool.tensor(value, gap: 4),
       slots: try pool.tensor(HostTensor(context.slots)))

@@ -32,6 +32,28 @@ extension ConformanceRun {
         return pool.read(kv)
       }
     }
+    checkRounding()
+  }
+
+  /// K and V that the cache's element type cannot represent are rounded to the nearest number that it can.
+  private func checkRounding() {
+    require("storeKV: rounding") { (pool, generator) throws(PolarError) in
+      let key = generator.matrix(1, 48, bf16: false)
+      let value = generator.matrix(1, 48, bf16: false)
+      let kv = try pool.cache(pages: 1, kvHeads: 1, headDim: 48)
+      pool.backend.storeKV(
+        kv, key: try pool.tensor(key), value: try pool.tensor(value),
+        slots: try pool.tensor(HostTensor<Int32>([5])))
+      let stored = pool.read(kv)
+      for d in 0..<48 {
+        for (got, want) in [
+          (stored[0, kv.keyIndex(d, 5)], key[0, d]), (stored[0, kv.valueIndex(d, 5)], value[0, d]),
+        ] where !((got - want).magnitude <= Tolerance.storedRounding * want.magnitude) {
+          return "\(want) is stored as \(got)"
+        }
+      }
+      return nil
+    }
   }
 
   func checkAttention() {
@@ -141,9 +163,16 @@ extension ConformanceRun {
     }
   }
 
-  /// Scores so large that `exp` overflows unless the largest is subtracted first.
+  /// Queries that bf16 cannot represent, and scores so large that `exp` overflows unless the largest is subtracted first.
   private func checkSoftmax() {
     let shape = Problem.Shape(kvHeads: 1, group: 2, headDim: 16, sequences: [99..<100])
+    compare("decode attention, full-precision queries", attentionTolerance, floor: Problem.floors(of: shape))
+    {
+      (pool, generator) throws(PolarError) in
+      var problem = Problem(shape, &generator)
+      problem.query = generator.matrix(1, 32, scale: 4, bf16: false)
+      return try problem.evaluate(.decode, in: pool)
+    }
     for (text, common, marked) in [
       ("one dominant key", Float(0), Float(512)), ("very negative scores", -512, -512),
     ] {

@@ -17,7 +17,7 @@ extension ConformanceRun {
       }
     }
     checkTies()
-    for (rows, heads, headDim) in [(1, 1, 2), (3, 5, 6), (8, 9, 64), (13, 3, 48), (2, 2, 128)] {
+    for (rows, heads, headDim) in [(1, 1, 2), (3, 5, 6), (8, 3, 64), (13, 3, 48), (2, 1, 128)] {
       checkMeasures(rows, heads, headDim)
     }
   }

@@ -61,13 +61,27 @@ public final class TensorPool: Sendable {
     return weight
   }
 
-  /// An empty (zeroed) cache of one layer.
-  public func cache(pages: Int, kvHeads: Int, headDim: Int) throws(PolarError) -> KVLayer {
+  /// A cache of one layer, every element of which is `value` (a number that bf16 represents).
+  public func cache(
+    pages: Int, kvHeads: Int, headDim: Int, filledWith value: Float = 0
+  ) throws(PolarError) -> KVLayer {
     func layer(at base: Address) -> KVLayer {
       KVLayer(base, pages: pages, kvHeads: kvHeads, headDim: headDim, dtype: backend.kvDType)
     }
     let bytes = layer(at: Address(0)).byteCount
-    return layer(at: try block(rows: 1, stride: bytes, used: bytes, fill: 0))
+    let kv = layer(at: try block(rows: 1, stride: bytes, used: bytes, fill: 0))
+    if value != 0 {
+      // The upper half of an f32 is the bf16 of the same number.
+      let elements = kvHeads * pages * kv.blockElements
+      if kv.dtype == .f32 {
+        Array(repeating: value, count: elements).withUnsafeBytes { backend.upload($0, to: kv.address) }
+      } else {
+        Array(repeating: UInt16(value.bitPattern >> 16), count: elements).withUnsafeBytes {
+          backend.upload($0, to: kv.address)
+        }
+      }
+    }
+    return kv
   }
 
   /// The tensors of a batch; `tokens` are zeros where they do not matter.
@@ -76,7 +90,7 @@ public final class TensorPool: Sendable {
       tokens: try tensor(HostTensor(tokens ?? Array(repeating: 0, count: layout.rows))),
       positions: try tensor(HostTensor(layout.positions)), slots: try tensor(HostTensor(layout.slots)),
       rowSequences: try tensor(HostTensor(layout.rowSequences)),
-      blockTables: try tensor(layout.blockTables), logitRows: try tensor(HostTensor(layout.lastRows)),
+      blockTables: try tensor(layout.blockTables, gap: 3), logitRows: try tensor(HostTensor(layout.lastRows)),
       isDecode: layout.sequences.allSatisfy { $0.positions.count == 1 },
       longestContext: layout.sequences.map(\.positions.upperBound).max() ?? 0)
   }

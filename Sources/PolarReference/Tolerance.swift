@@ -9,8 +9,8 @@ public enum Tolerance {
   /// Moves, comparisons and single f32 operations: bit for bit.
   public static let exact: Float = 0
 
-  /// A dot product of at most 576 f32 products, summed in f32 in any order. Measured against `sqrt(K) / 3`, the typical
-  /// size of such a sum, rounding adds up to about `sqrt(K) * 2^-24 = 1.4e-6`; ten times that is allowed.
+  /// A dot product of at most 1090 f32 products, summed in f32 in any order. Measured against `sqrt(K) / 3`, the typical
+  /// size of such a sum, rounding adds up to about `sqrt(K) * 2^-24 = 2e-6`; seven times that is allowed.
   public static let linear: Float = 1.5e-5
 
   /// ``linear`` with activations that bf16 cannot represent, on a backend that rounds them to bf16 (as the AVX-512 and
@@ -37,6 +37,6 @@ public enum Tolerance {
   /// Norms of heads, and the square root of a Gram form of up to 128 * 128 terms, in f32.
   public static let headMeasures: Float = 2e-5
 
-  /// Weights and table entries that bf16 cannot represent, relative to each value: half of 2^-7, rounded to nearest.
-  public static let weightRounding: Float = 0x1p-8
+  /// Weights, K and V that bf16 cannot represent, relative to each value: 2^-9 when rounded to the nearest.
+  public static let storedRounding: Float = 0x1p-9
 }
