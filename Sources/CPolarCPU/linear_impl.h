@@ -12,7 +12,7 @@ enum {
 
 // A tile's operands. Chains start at `start` and end in `c`.
 typedef struct {
-  const void *w;        // bf16 pairs [pairs][32][2], or f32 [2 * pairs][32], at the tile's first output
+  const void *w;        // bf16 pairs [pairs][32][2], at the tile's first output, or f32 [2 * pairs][16]
   const float *x;       // rows xs apart
   const float *start;   // rows start_stride apart
   float *c;             // rows cs apart
@@ -35,15 +35,14 @@ POLAR_ALWAYS_INLINE void FN(linear_end)(const int R, const int NV, const FN(line
     for (int j = 0; j < NV; j++) FN(store)(t->c + r * t->cs + j * VW, acc[r * NV + j]);
 }
 
-// R rows x `outputs` outputs, weights widened on the way. Outputs go `WIDTH` vectors at a time, first the even inputs
-// and then the odd ones, so that few vectors are live at once; the second use of an operand is hidden from the
-// compiler, which would otherwise keep the first alive and spill accumulators.
-POLAR_ALWAYS_INLINE void FN(linear_tile)(
-  const int R, const int outputs, const int WIDTH, const FN(linear_operands) *t
-) {
+// R rows x `outputs` outputs, weights widened on the way: first the even inputs of all outputs, then the odd ones, so
+// that few vectors are live at once. The second load of the weights is hidden from the compiler, which would
+// otherwise keep the first alive and spill accumulators.
+POLAR_ALWAYS_INLINE void FN(linear_tile)(const int R, const int outputs, const FN(linear_operands) *t) {
   const int NV = outputs / VW;
   const int64_t xs = t->xs;
   const uint16_t *w = t->w;
+  const float *x = t->x;
   const char *prefetch = t->prefetch;
   vf acc[6 * POLAR_PANEL / VW];
   FN(linear_begin)(R, NV, t, acc);
@@ -51,25 +50,21 @@ POLAR_ALWAYS_INLINE void FN(linear_tile)(
     __builtin_prefetch(prefetch, 0, 3);
     if (outputs == POLAR_PANEL) __builtin_prefetch(prefetch + 64, 0, 3);
     prefetch += t->step;
+    const uint16_t *again = w;
+    __asm__("" : "+r"(again));
+    vf part[POLAR_PANEL / VW];
 #pragma clang loop unroll(full)
-    for (int j = 0; j < NV; j += WIDTH) {
-      const uint16_t *again = w;
-      const float *x = t->x + 2 * k;
-      __asm__("" : "+r"(again), "+r"(x));
-      vf part[POLAR_PANEL / VW];
+    for (int j = 0; j < NV; j++) part[j] = FN(even)(FN(load_pairs)(w + j * 2 * VW));
 #pragma clang loop unroll(full)
-      for (int i = 0; i < WIDTH; i++) part[i] = FN(even)(FN(load_pairs)(w + (j + i) * 2 * VW));
+    for (int r = 0; r < R; r++)
 #pragma clang loop unroll(full)
-      for (int r = 0; r < R; r++)
+      for (int j = 0; j < NV; j++) acc[r * NV + j] = acc[r * NV + j] + part[j] * x[r * xs + 2 * k];
 #pragma clang loop unroll(full)
-        for (int i = 0; i < WIDTH; i++) acc[r * NV + j + i] = acc[r * NV + j + i] + part[i] * x[r * xs];
+    for (int j = 0; j < NV; j++) part[j] = FN(odd)(FN(load_pairs)(again + j * 2 * VW));
 #pragma clang loop unroll(full)
-      for (int i = 0; i < WIDTH; i++) part[i] = FN(odd)(FN(load_pairs)(again + (j + i) * 2 * VW));
+    for (int r = 0; r < R; r++)
 #pragma clang loop unroll(full)
-      for (int r = 0; r < R; r++)
-#pragma clang loop unroll(full)
-        for (int i = 0; i < WIDTH; i++) acc[r * NV + j + i] = acc[r * NV + j + i] + part[i] * x[r * xs + 1];
-    }
+      for (int j = 0; j < NV; j++) acc[r * NV + j] = acc[r * NV + j] + part[j] * x[r * xs + 2 * k + 1];
     w += 2 * POLAR_PANEL;
   }
   FN(linear_end)(R, NV, t, acc);
@@ -90,41 +85,43 @@ POLAR_ALWAYS_INLINE void FN(linear_tile_wide)(const int R, const FN(linear_opera
     for (int odd = 0; odd < 2; odd++) {
       vf part[POLAR_PANEL / VW];
 #pragma clang loop unroll(full)
-      for (int j = 0; j < NV; j++) part[j] = FN(load)(w + odd * POLAR_PANEL + j * VW);
+      for (int j = 0; j < NV; j++) part[j] = FN(load)(w + odd * POLAR_PANEL / 2 + j * VW);
 #pragma clang loop unroll(full)
       for (int r = 0; r < R; r++)
 #pragma clang loop unroll(full)
         for (int j = 0; j < NV; j++) acc[r * NV + j] = acc[r * NV + j] + part[j] * t->x[r * xs + k + odd];
     }
-    w += 2 * POLAR_PANEL;
+    w += POLAR_PANEL;
   }
   FN(linear_end)(R, NV, t, acc);
 }
 
 typedef void (*FN(linear_kernel))(const FN(linear_operands) *t);
 
-#define LINEAR_STREAM(R, WIDTH) \
-  static void FN(linear_stream_##R)(const FN(linear_operands) *t) { FN(linear_tile)(R, POLAR_PANEL, WIDTH, t); }
+#define LINEAR_STREAM(R) \
+  static void FN(linear_stream_##R)(const FN(linear_operands) *t) { FN(linear_tile)(R, POLAR_PANEL, t); }
 #define LINEAR_BLOCK(R)                                                                                         \
   static void FN(linear_block_##R)(const FN(linear_operands) *t) {                                              \
-    FN(linear_tile)(R, POLAR_PANEL / 2, POLAR_PANEL / 2 / VW, t);                                               \
+    FN(linear_tile)(R, POLAR_PANEL / 2, t);                                                                     \
   }                                                                                                             \
   static void FN(linear_wide_##R)(const FN(linear_operands) *t) { FN(linear_tile_wide)(R, t); }
-LINEAR_STREAM(1, POLAR_PANEL / VW)
-LINEAR_STREAM(2, POLAR_PANEL / VW)
-LINEAR_STREAM(3, POLAR_PANEL / VW / 2)
+LINEAR_STREAM(1)
+LINEAR_STREAM(2)
 LINEAR_BLOCK(3)
 LINEAR_BLOCK(4)
 LINEAR_BLOCK(5)
 LINEAR_BLOCK(6)
 
+// [pairs][32][2] bf16 to [2][2 * pairs][16] f32: each half panel by itself.
 static void FN(widen)(const uint16_t *w, float *out, int64_t pairs) {
-  for (int64_t k = 0; k < pairs; k++, w += 2 * POLAR_PANEL, out += 2 * POLAR_PANEL)
+  const int half = POLAR_PANEL / 2;
+  for (int64_t k = 0; k < pairs; k++, w += 2 * POLAR_PANEL, out += POLAR_PANEL)
 #pragma clang loop unroll(full)
     for (int j = 0; j < POLAR_PANEL; j += VW) {
       const vu pair = FN(load_pairs)(w + 2 * j);
-      FN(store)(out + j, FN(even)(pair));
-      FN(store)(out + POLAR_PANEL + j, FN(odd)(pair));
+      float *to = out + (j < half ? j : j - half + pairs * POLAR_PANEL);
+      FN(store)(to, FN(even)(pair));
+      FN(store)(to + half, FN(odd)(pair));
     }
 }
 
@@ -158,7 +155,7 @@ static void FN(linear_blocked)(
       const int64_t size = small + (g < larger);
       t.x = x + row * xs + 2 * k;
       for (int half = 0; half < POLAR_PANEL; half += POLAR_PANEL / 2) {
-        t.w = widens ? (const void *)(widened + half) : (const void *)(block + 2 * half);
+        t.w = widens ? (const void *)(widened + half * 2 * count) : (const void *)(block + 2 * half);
         t.c = c + row * cs + half;
         t.start = b == 0 ? bias + half : t.c;
         (widens ? wide : narrow)[size - 3](&t);
@@ -173,7 +170,7 @@ static void FN(linear)(
   const polar_linear_args *args, int64_t row_low, int64_t row_high, int64_t panel_low, int64_t panel_high,
   uint16_t *scratch
 ) {
-  static const FN(linear_kernel) stream[] = {FN(linear_stream_1), FN(linear_stream_2), FN(linear_stream_3)};
+  static const FN(linear_kernel) stream[] = {FN(linear_stream_1), FN(linear_stream_2)};
   (void)scratch;
   const int64_t rows = row_high - row_low, pairs = args->inputs / 2;
   const float *x = args->x + row_low * args->x_stride;
@@ -189,7 +186,7 @@ static void FN(linear)(
     float bias[POLAR_PANEL] = {0};
     if (args->bias)
       for (int64_t j = 0; j < valid; j++) bias[j] = args->bias[first + j];
-    if (rows <= 3) {
+    if (rows <= 2) {
       // A single pass over the weights, which come from memory: fetch 4 KiB ahead.
       const FN(linear_operands) t = {
         .w = w, .x = x, .start = bias, .c = c, .xs = args->x_stride, .cs = cs, .pairs = pairs,
