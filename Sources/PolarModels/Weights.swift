@@ -91,12 +91,6 @@ final class WeightLoader {
   /// A vector that is computed rather than read, f32 `[values.count]`.
   func constant(_ values: [Float]) -> Tensor { constant(values, count: values.count) }
 
-  /// Marks a tensor that is present but not needed as read.
-  func ignore(_ name: String, rows: Int, columns: Int) throws(PolarError) {
-    guard let source, source.reader.has(name) else { return }
-    try source.reader.read(name, rows: rows, columns: columns) { _, _ in }
-  }
-
   private func constant(_ values: [Float], count: Int) -> Tensor {
     let tensor = Tensor(take(count * DType.f32.byteCount), columns: count)
     if source != nil {

@@ -1,3 +1,4 @@
+import Foundation
 import PolarCore
 import PolarFormats
 import PolarModels
@@ -192,6 +193,36 @@ struct ModelTests {
     ) { _, values in files += values }
     #expect(mine == files)
     #expect(model.weightByteCount >= 2 * mine.count * MemoryLayout<Float>.size)
+  }
+
+  /// The Llama 3 rule given as a divisor for each frequency, as GGUF files have it, is the same model.
+  @Test func rotaryFactorsEqualTheRule() throws {
+    let golden = try Golden("llama-rope3")
+    var config = golden.file.config
+    guard case .llama3(let factor, let low, let high, let context) = config.ropeScaling else {
+      Issue.record("the fixture has no Llama 3 scaling")
+      return
+    }
+    let backend = try Device.reference.make()
+    let tokens = golden.prompts[2].tokens
+    let expected = try Session(load(golden, on: backend), on: backend)
+      .run([.init(sequence: 0, tokens: tokens)])[0]
+    config.ropeScaling = .factors(
+      (0..<config.headDim / 2).map { pair in
+        let wavelength =
+          2 * Double.pi * pow(config.ropeTheta, 2 * Double(pair) / Double(config.headDim))
+        if wavelength < Double(context) / high { return 1 }
+        if wavelength > Double(context) / low { return factor }
+        let smooth = (Double(context) / wavelength - low) / (high - low)
+        return 1 / ((1 - smooth) / factor + smooth)
+      })
+    let logits = try Session(load(golden, on: backend, config: config), on: backend)
+      .run([.init(sequence: 0, tokens: tokens)])[0]
+    #expect(zip(logits, expected).allSatisfy { abs($0 - $1) < 5e-5 })
+    config.ropeScaling = .none
+    let unscaled = try Session(load(golden, on: backend, config: config), on: backend)
+      .run([.init(sequence: 0, tokens: tokens)])[0]
+    #expect(!zip(unscaled, expected).allSatisfy { abs($0 - $1) < 0.1 })
   }
 
   /// What of a configuration a test changes, so that it no longer fits the file.

@@ -25,10 +25,6 @@ final class Llama: CausalLM {
 
   /// Reads the weights under their Hugging Face names.
   init(_ config: ModelConfig, _ reader: WeightReader, on backend: any Backend) throws(PolarError) {
-    guard config.activation == .silu else {
-      throw .configuration(
-        field: "activation", reason: "\(config.activation) is not the gated silu of this family")
-    }
     self.config = config
     (weights, parts) = try Weights.load(reader, on: backend) { loader throws(PolarError) in
       try Self.parts(config, loader)

@@ -33,9 +33,6 @@ final class OPT: CausalLM {
 
   /// Reads the weights under their Hugging Face names.
   init(_ config: ModelConfig, _ reader: WeightReader, on backend: any Backend) throws(PolarError) {
-    guard config.activation != .silu else {
-      throw .configuration(field: "activation", reason: "silu is not an activation of this family")
-    }
     self.config = config
     (weights, parts) = try Weights.load(reader, on: backend) { loader throws(PolarError) in
       try Self.parts(config, loader)

@@ -10,14 +10,11 @@ struct LMHead: BitwiseCopyable, Sendable {
   init(
     _ loader: WeightLoader, tiedTo embedding: PackedMatrix, _ config: ModelConfig
   ) throws(PolarError) {
-    let (name, rows, columns) = ("lm_head.weight", config.vocabulary, embedding.inputs)
-    if config.tiedEmbeddings {
-      // Some files hold the shared table twice.
-      try loader.ignore(name, rows: rows, columns: columns)
-      table = embedding
-    } else {
-      table = try loader.matrix(name, outputs: rows, inputs: columns)
-    }
+    table =
+      config.tiedEmbeddings
+      ? embedding
+      : try loader.matrix(
+        "lm_head.weight", outputs: config.vocabulary, inputs: embedding.inputs)
   }
 
   /// Logits f32 `[rows, vocabulary]` of hidden states `[rows, dimension]`, in `workspace`.

@@ -30,6 +30,7 @@ struct RotaryEmbedding: BitwiseCopyable, Sendable {
       switch config.ropeScaling {
       case .none: return Float(base)
       case .linear(let factor): return Float(base / factor)
+      case .factors(let factors): return Float(base / factors[pair])
       case .llama3(let factor, let low, let high, let originalContext):
         let turns = Double(originalContext) * base / (2 * Double.pi)
         if turns > high { return Float(base) }
