@@ -1,0 +1,90 @@
+internal import PolarCore
+internal import PolarFormats
+internal import PolarSparsity
+
+/// Causal self-attention over the paged cache: the one place where head sparsity enters a model.
+struct Attention: BitwiseCopyable, Sendable {
+  let layer: Int
+  /// q, k and v rows one after the other: `[(heads + 2 * kvHeads) * headDim, hidden]`.
+  let qkv: Linear
+  /// `[hidden, heads * headDim]`.
+  let output: Linear
+  /// nil where positions are learned.
+  let rotary: RotaryEmbedding?
+  let heads: Int
+  let kvHeads: Int
+  let headDim: Int
+
+  /// Softmax scale.
+  let scale: Float
+
+  /// Loads `prefix.q_proj`, `k_proj`, `v_proj` and the out-projection `prefix.<output>`.
+  init(
+    _ loader: WeightLoader, _ prefix: String, output: String, layer: Int, rotary: RotaryEmbedding?,
+    _ config: ModelConfig
+  ) throws(PolarError) {
+    let (queries, keys) = (config.heads * config.headDim, config.kvHeads * config.headDim)
+    qkv = try loader.linear(
+      [(prefix + ".q_proj", queries), (prefix + ".k_proj", keys), (prefix + ".v_proj", keys)],
+      inputs: config.hidden, bias: config.qkvBias)
+    self.output = try loader.linear(
+      prefix + "." + output, outputs: config.hidden, inputs: queries, bias: config.outputBias)
+    self.layer = layer
+    self.rotary = rotary
+    heads = config.heads
+    kvHeads = config.kvHeads
+    headDim = config.headDim
+    scale = 1 / Float(config.headDim).squareRoot()
+  }
+
+  /// Writes the block's output to `out`.
+  ///
+  /// `input` is what q, k and v are projected from, `residual` the residual stream at the block's entry (the same
+  /// tensor where a model normalises after the block); all f32 `[rows, hidden]`. K and V of every row and head are
+  /// stored. In a decode step `pass.policy` chooses the heads; prefill is dense.
+  func callAsFunction(
+    _ out: Tensor, input: Tensor, residual: Tensor, pass: borrowing ForwardPass,
+    workspace: inout Workspace
+  ) {
+    let mark = workspace.mark()
+    let backend = pass.backend
+    let batch = pass.batch
+    let kv = pass.cache.layers[layer]
+    let queryColumns = heads * headDim
+    let keyColumns = kvHeads * headDim
+
+    // [rows, (heads + 2 * kvHeads) * headDim]: queries, keys and values side by side, used as strided views.
+    let projected = workspace.take(rows: input.rows, columns: queryColumns + 2 * keyColumns)
+    qkv(projected, input, on: backend)
+    if let rotary {
+      // Queries and keys are neighbours, so one call rotates both.
+      rotary(
+        projected, positions: batch.positions, heads: heads + kvHeads, headDim: headDim, on: backend)
+    }
+    let query = projected.columns(0..<queryColumns)
+    let key = projected.columns(queryColumns..<queryColumns + keyColumns)
+    let value = projected.columns(queryColumns + keyColumns..<queryColumns + 2 * keyColumns)
+    backend.storeKV(kv, key: key, value: value, slots: batch.slots)
+
+    let attended = workspace.take(rows: input.rows, columns: queryColumns)  // [rows, heads * headDim]
+    let context = AttentionContext(
+      layer: layer, input: input, residual: residual, query: query, kv: kv, batch: batch, scale: scale)
+    if batch.isDecode {
+      let selection = pass.policy.select(context, workspace: &workspace, on: backend)
+      backend.decodeAttention(
+        attended, query: query, kv: kv, batch: batch, scale: scale, heads: selection.heads)
+    } else {
+      backend.prefillAttention(
+        attended, query: query, kv: kv, batch: batch, scale: scale, span: .full)
+    }
+    pass.tap?.attention(context, output: attended, workspace: &workspace, on: backend)
+    output(out, attended, on: backend)
+    workspace.release(to: mark)
+  }
+
+  /// Bytes of scratch for `rows` rows, the policy's excluded.
+  func workspaceByteCount(rows: Int) -> Int {
+    Workspace.byteCount(rows: rows, columns: (heads + 2 * kvHeads) * headDim)
+      + Workspace.byteCount(rows: rows, columns: heads * headDim)
+  }
+}

@@ -1,0 +1,133 @@
+internal import PolarCore
+internal import PolarFormats
+
+/// Owner of a model's weights: one block of the backend's memory, sized before the first tensor is read.
+final class Weights: Sendable {
+  private let memory: any DeviceMemory
+
+  /// Bytes held.
+  var byteCount: Int { memory.byteCount }
+
+  private init(_ memory: any DeviceMemory) { self.memory = memory }
+
+  /// Loads what `describe` asks for. It is called twice: once to add up the sizes, once to read the tensors; the views
+  /// of the second call stay valid as long as the returned owner lives. Throws when the file has tensors left over.
+  static func load<Parts>(
+    _ reader: WeightReader, on backend: any Backend,
+    _ describe: (WeightLoader) throws(PolarError) -> Parts
+  ) throws(PolarError) -> (weights: Weights, parts: Parts) {
+    let plan = WeightLoader(backend, source: nil)
+    _ = try describe(plan)
+    let memory = try backend.allocate(byteCount: plan.byteCount)
+    let parts = try describe(WeightLoader(backend, source: (reader, memory.base)))
+    try reader.finish()
+    return (Weights(memory), parts)
+  }
+}
+
+/// Hands out views of the weights' memory in order and, in the second of the two calls, fills them from the file.
+final class WeightLoader {
+  /// Bytes handed out.
+  private(set) var byteCount = 0
+  private let backend: any Backend
+  private let source: (reader: WeightReader, base: Address)?
+
+  fileprivate init(_ backend: any Backend, source: (reader: WeightReader, base: Address)?) {
+    self.backend = backend
+    self.source = source
+  }
+
+  /// The tensor `name`, `[skippedRows + outputs, inputs]` in the file, without its first `skippedRows` rows.
+  func matrix(
+    _ name: String, outputs: Int, inputs: Int, skippedRows: Int = 0
+  ) throws(PolarError) -> PackedMatrix {
+    let matrix = try reserve(name, outputs: outputs, inputs: inputs)
+    try fill(matrix, at: -skippedRows, name, rows: skippedRows + outputs)
+    return matrix
+  }
+
+  /// Several tensors `[outputs, inputs]` with their rows one after the other.
+  func stacked(
+    _ tensors: [(name: String, outputs: Int)], inputs: Int
+  ) throws(PolarError) -> PackedMatrix {
+    let outputs = tensors.reduce(0) { $0 + $1.outputs }
+    let matrix = try reserve(tensors.first?.name ?? "", outputs: outputs, inputs: inputs)
+    var row = 0
+    for tensor in tensors {
+      try fill(matrix, at: row, tensor.name, rows: tensor.outputs)
+      row += tensor.outputs
+    }
+    return matrix
+  }
+
+  /// Linear layers `prefix.weight` (and `prefix.bias`) `[outputs, inputs]` that share their input, as one.
+  func linear(
+    _ layers: [(prefix: String, outputs: Int)], inputs: Int, bias: Bool
+  ) throws(PolarError) -> Linear {
+    let weight = try stacked(layers.map { ($0.prefix + ".weight", $0.outputs) }, inputs: inputs)
+    guard bias else { return Linear(weight: weight, bias: nil) }
+    return Linear(
+      weight: weight, bias: try vector(layers.map { ($0.prefix + ".bias", $0.outputs) }))
+  }
+
+  /// One linear layer `[outputs, inputs]`.
+  func linear(
+    _ prefix: String, outputs: Int, inputs: Int, bias: Bool
+  ) throws(PolarError) -> Linear {
+    try linear([(prefix, outputs)], inputs: inputs, bias: bias)
+  }
+
+  /// Several vectors one after the other, f32.
+  func vector(_ tensors: [(name: String, count: Int)]) throws(PolarError) -> Tensor {
+    var values: [Float] = []
+    if let source {
+      for tensor in tensors {
+        values += try source.reader.readVector(tensor.name, count: tensor.count)
+      }
+    }
+    return constant(values, count: tensors.reduce(0) { $0 + $1.count })
+  }
+
+  /// A vector that is computed rather than read, f32 `[values.count]`.
+  func constant(_ values: [Float]) -> Tensor { constant(values, count: values.count) }
+
+  private func constant(_ values: [Float], count: Int) -> Tensor {
+    let tensor = Tensor(take(count * DType.f32.byteCount), columns: count)
+    if source != nil {
+      values.withUnsafeBytes { backend.upload($0, to: tensor.address) }
+    }
+    return tensor
+  }
+
+  private func reserve(
+    _ name: String, outputs: Int, inputs: Int
+  ) throws(PolarError) -> PackedMatrix {
+    guard inputs % 2 == 0 else {
+      throw .weight(name: name, reason: "its \(inputs) columns are not an even number")
+    }
+    let bytes = backend.packedByteCount(outputs: outputs, inputs: inputs)
+    return PackedMatrix(take(bytes), outputs: outputs, inputs: inputs)
+  }
+
+  /// Packs the tensor's rows at `row`; rows that fall before the matrix are left out.
+  private func fill(
+    _ matrix: PackedMatrix, at row: Int, _ name: String, rows: Int
+  ) throws(PolarError) {
+    guard let source else { return }
+    let backend = backend
+    let inputs = matrix.inputs
+    try source.reader.read(name, rows: rows, columns: inputs) { firstRow, values in
+      let skipped = max(0, -(row + firstRow))
+      guard skipped * inputs < values.count else { return }
+      backend.packRows(
+        matrix, firstRow: row + firstRow + skipped,
+        values: UnsafeBufferPointer(rebasing: values[(skipped * inputs)...]))
+    }
+  }
+
+  private func take(_ bytes: Int) -> Address {
+    let address = (source?.base ?? Address(0)).advanced(by: byteCount)
+    byteCount += (bytes + 63) & ~63
+    return address
+  }
+}
