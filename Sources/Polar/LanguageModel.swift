@@ -160,3 +160,14 @@ public final class LanguageModel: Sendable {
     }
   }
 }
+
+extension LoadedModel {
+  /// Reads a sparsity profile made for this model.
+  /// - Throws: ``PolarError/profile(path:reason:)`` when it was made for another one or is damaged.
+  public func profile(at url: URL) throws(PolarError) -> SparsityProfile {
+    let profile = try SparsityProfile(path: url.path)
+    try profile.check(config: model.config, fingerprint: fingerprint, path: url.path)
+    return profile
+  }
+}
+

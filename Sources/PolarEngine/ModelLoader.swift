@@ -49,7 +49,7 @@ public enum ModelLoader {
     return LoadedModel(
       model: model, tokenizer: tokenizer, chatTemplate: file.chatTemplate,
       file: .init(url: url, format: file.format, tensors: file.tensors),
-      fingerprint: file.fingerprint())
+      fingerprint: try file.fingerprint())
   }
 
   /// The tokenizer of an opened model: from GGUF metadata, or `tokenizer.json` or `vocab.json` with `merges.txt` beside

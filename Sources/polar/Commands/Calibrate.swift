@@ -71,12 +71,12 @@ struct CalibrateCommand: ParsableCommand {
     let profile = try Calibrator(options: options).run(
       model: loaded.model, fingerprint: loaded.fingerprint, text: ids, heldOut: held, on: backend
     ) { progress in printer.report(progress) }
-    try profile.write(to: URL(fileURLWithPath: output))
-    let report = QualityReport(profile, modelName: model.url.lastPathComponent)
-    print(report.text())
+    try profile.write(to: output)
+    let report = QualityReport(profile, title: model.url.lastPathComponent)
+    print(report.table)
     let page = URL(fileURLWithPath: output).deletingPathExtension().appendingPathExtension("html")
     do {
-      try Data(report.html().utf8).write(to: page, options: .atomic)
+      try Data(report.page.utf8).write(to: page, options: .atomic)
     } catch {
       throw PolarError.file(path: page.path, reason: "cannot be written")
     }
