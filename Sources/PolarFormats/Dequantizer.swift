@@ -27,8 +27,8 @@ public enum Dequantizer {
     }
   }
 
-  /// The f32 value of IEEE half `bits`: the exponent is moved by a multiplication with 2^112, which is exact and
-  /// also normalises subnormal halves; infinities and NaNs get the full exponent back.
+  /// The f32 value of IEEE half `bits`: the exponent is moved by a multiplication with 2^112, which is
+  /// exact and also normalises subnormal halves; infinities and NaNs get the full exponent back.
   @inline(__always)
   static func half(_ bits: UInt16) -> Float {
     let magnitude = UInt32(bits & 0x7FFF) &<< 13

@@ -31,8 +31,8 @@ struct FileOutput {
     if let failure { throw .file(path: path, reason: "cannot be written: \(systemMessage(failure))") }
   }
 
-  /// Writes a new file through `body` and moves it to `path` in one step. On any error `path` stays as it was and
-  /// the new file is removed.
+  /// Writes a new file through `body` and moves it to `path` in one step. On any error `path` stays as it
+  /// was and the new file is removed.
   static func replace(_ path: String, _ body: (FileOutput) throws(PolarError) -> Void) throws(PolarError) {
     // In the same folder, since a rename does not cross file systems.
     let temporary = "\(path).\(getpid())-\(UInt32.random(in: 0 ... .max)).partial"

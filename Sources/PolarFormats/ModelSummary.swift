@@ -51,7 +51,8 @@ public struct ModelSummary: Sendable, Equatable {
   /// Bytes of bf16 keys and values per token, all layers.
   public var kvBytesPerToken: Int { config.kvBytesPerToken }
 
-  /// Heads are routed by KV group where there are groups, and at least four of them to choose from; else singly.
+  /// Heads are routed by KV group where there are groups, and at least four of them to choose from; else
+  /// singly.
   public var headUnit: HeadUnit { config.headsPerGroup > 1 && config.kvHeads >= 4 ? .groups : .heads }
 
   /// Neurons can be skipped exactly only where the activation makes them zero.
@@ -59,15 +60,19 @@ public struct ModelSummary: Sendable, Equatable {
 
   /// Lines for a terminal.
   public func text() -> String {
-    let attention = config.headsPerGroup == 1
-      ? "\(config.heads) heads of \(config.headDim), multi-head"
-      : "\(config.heads) heads of \(config.headDim), \(config.kvHeads) KV heads, \(config.headsPerGroup) query heads per group"
+    var attention = "\(config.heads) heads of \(config.headDim), "
+    if config.headsPerGroup == 1 {
+      attention += "multi-head"
+    } else {
+      attention += "\(config.kvHeads) KV heads, \(config.headsPerGroup) query heads per group"
+    }
     let routing =
       switch headUnit {
       case .heads: "attention: heads routed singly, \(config.heads) per layer"
       case .groups: "attention: heads routed by KV group, \(config.kvHeads) per layer"
       }
-    let neurons = mlpSparsity
+    let neurons =
+      mlpSparsity
       ? "MLP: neurons (relu), \(config.intermediate) per layer"
       : "MLP: dense (\(config.activation.rawValue) leaves no neuron at zero)"
     var lines = [

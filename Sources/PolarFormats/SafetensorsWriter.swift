@@ -2,8 +2,8 @@ public import PolarCore
 
 /// Collects tensors and metadata and writes them as one safetensors file.
 ///
-/// The file appears whole or not at all: it is written beside its destination, flushed to disk and renamed, so
-/// on a full disk or any other error a file that was there before survives.
+/// The file appears whole or not at all: it is written beside its destination, flushed to disk and renamed,
+/// so on a full disk or any other error a file that was there before survives.
 public struct SafetensorsWriter: Sendable {
   private struct Item {
     let dtype: String
@@ -42,7 +42,9 @@ public struct SafetensorsWriter: Sendable {
   private mutating func add<T: BitwiseCopyable & Sendable>(
     _ name: String, _ dtype: String, _ values: [T], _ shape: [Int]
   ) throws(PolarError) {
-    guard name != "__metadata__", items[name] == nil else { throw .weight(name: name, reason: "the name is taken") }
+    guard name != "__metadata__", items[name] == nil else {
+      throw .weight(name: name, reason: "the name is taken")
+    }
     var count = 1
     for dimension in shape {
       let (product, overflow) = count.multipliedReportingOverflow(by: dimension)
@@ -70,7 +72,9 @@ public struct SafetensorsWriter: Sendable {
     let ordered = items.sorted { ($1.value.elementBytes, $0.key) < ($0.value.elementBytes, $1.key) }
     var header = Array("{".utf8)
     if !metadata.isEmpty {
-      let pairs = metadata.sorted { $0.key < $1.key }.map { Self.quoted($0.key) + ":" + Self.quoted($0.value) }
+      let pairs = metadata.sorted { $0.key < $1.key }.map {
+        Self.quoted($0.key) + ":" + Self.quoted($0.value)
+      }
       header += Array(("\"__metadata__\":{" + pairs.joined(separator: ",") + "}").utf8)
     }
     var offset = 0

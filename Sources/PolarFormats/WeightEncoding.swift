@@ -1,4 +1,5 @@
-/// How the values of a weight are stored in a file. Block formats are those of ggml; every one expands to f32.
+/// How the values of a weight are stored in a file. Block formats are those of ggml; every one expands to
+/// f32.
 public enum WeightEncoding: String, Sendable, CaseIterable {
   case f32 = "F32"
   case f16 = "F16"

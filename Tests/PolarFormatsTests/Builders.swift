@@ -40,7 +40,7 @@ func littleEndian<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
   withUnsafeBytes(of: value.littleEndian) { Array($0) }
 }
 
-func bytes(of floats: [Float]) -> [UInt8] { floats.flatMap { littleEndian($0.bitPattern) } }
+func floatBytes(_ floats: [Float]) -> [UInt8] { floats.flatMap { littleEndian($0.bitPattern) } }
 
 /// A safetensors file of any header and data, right or wrong.
 func safetensors(_ header: String, data: [UInt8] = []) -> [UInt8] {
@@ -55,7 +55,7 @@ func safetensors(
   var data: [UInt8] = []
   for (name, shape) in tensors {
     let start = data.count
-    data += bytes(of: (0..<shape.reduce(1, *)).map(value))
+    data += floatBytes((0..<shape.reduce(1, *)).map(value))
     fields.append(#""\#(name)":{"dtype":"F32","shape":\#(shape),"data_offsets":[\#(start),\#(data.count)]}"#)
   }
   return safetensors("{" + fields.joined(separator: ",") + "}", data: data)
@@ -97,14 +97,15 @@ struct GGUFBuilder {
   /// Adds an F32 tensor of `shape`, outermost first.
   mutating func tensor(_ name: String, _ shape: [Int], value: (Int) -> Float = { Float($0) }) {
     entry(name, dimensions: shape.reversed().map { UInt64($0) }, type: 0, offset: UInt64(data.count))
-    data += bytes(of: (0..<shape.reduce(1, *)).map(value))
+    data += floatBytes((0..<shape.reduce(1, *)).map(value))
     while data.count % alignment != 0 { data.append(0) }
   }
 
   var bytes: [UInt8] {
     var result: [UInt8] = Array("GGUF".utf8) + littleEndian(version)
-    result += littleEndian(tensorCount ?? UInt64(tensors.count)) + littleEndian(pairCount ?? UInt64(pairs.count))
-    result += pairs.joined() + tensors.joined()
+    result +=
+      littleEndian(tensorCount ?? UInt64(tensors.count)) + littleEndian(pairCount ?? UInt64(pairs.count))
+    for part in pairs + tensors { result += part }
     if !data.isEmpty {
       while result.count % alignment != 0 { result.append(0) }
     }
@@ -128,4 +129,18 @@ extension PolarError {
   var isFile: Bool { if case .file = self { true } else { false } }
   var isWeight: Bool { if case .weight = self { true } else { false } }
   var isConfiguration: Bool { if case .configuration = self { true } else { false } }
+}
+
+/// A reproducible source of damage (SplitMix64).
+struct SeededGenerator: RandomNumberGenerator {
+  private var state: UInt64
+
+  init(seed: UInt64) { state = seed }
+
+  mutating func next() -> UInt64 {
+    state &+= 0x9E37_79B9_7F4A_7C15
+    var mixed = (state ^ state >> 30) &* 0xBF58_476D_1CE4_E5B9
+    mixed = (mixed ^ mixed >> 27) &* 0x94D0_49BB_1331_11EB
+    return mixed ^ mixed >> 31
+  }
 }

@@ -8,7 +8,8 @@ import Testing
     let count = tensor.shape.reduce(1, *)
     return try gguf.file.withBytes(tensor.range) { bytes in
       [Float](unsafeUninitializedCapacity: count) { buffer, initialised in
-        Dequantizer.expand(tensor.encoding, bytes, into: UnsafeMutableBufferPointer(rebasing: buffer[..<count]))
+        Dequantizer.expand(
+          tensor.encoding, bytes, into: UnsafeMutableBufferPointer(rebasing: buffer[..<count]))
         initialised = count
       }
     }

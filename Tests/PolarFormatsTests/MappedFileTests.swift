@@ -72,8 +72,10 @@ import Testing
   }
 
   @Test(arguments: [
-    "", "{", "[1,]", "{\"a\":1,}", "{\"a\" 1}", "{a:1}", "01", "+1", "1.", ".5", "1e", "nul", "NaN", "Infinity",
-    "1e400", "\"\\x\"", "\"\\u12g4\"", "\"\\ud800\"", "\"\\ud800\\u0041\"", "\"\\udc00\"", "\"a\nb\"", "\"abc", "1 2",
+    "", "{", "[1,]", "{\"a\":1,}", "{\"a\" 1}", "{a:1}", "01", "+1", "1.", ".5", "1e", "nul", "NaN",
+    "Infinity",
+    "1e400", "\"\\x\"", "\"\\u12g4\"", "\"\\ud800\"", "\"\\ud800\\u0041\"", "\"\\udc00\"", "\"a\nb\"",
+    "\"abc", "1 2",
     "{} {}", "{\"a\":1,\"a\":1}", "{\"a\":1,\"\\u0061\":2}", "[1 2]", "'a'", "-", "--1",
   ])
   func refuses(_ text: String) {
@@ -81,7 +83,9 @@ import Testing
   }
 
   @Test func refusesDepthAndBadUTF8() throws {
-    #expect(throws: Never.self) { try parse(String(repeating: "[", count: 60) + String(repeating: "]", count: 60)) }
+    #expect(throws: Never.self) {
+      try parse(String(repeating: "[", count: 60) + String(repeating: "]", count: 60))
+    }
     #expect(polarError { _ = try parse(String(repeating: "[", count: 100_000)) }?.isMalformed == true)
     let broken: [UInt8] = [0x22, 0xC3, 0x28, 0x22]
     #expect(

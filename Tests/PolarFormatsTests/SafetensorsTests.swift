@@ -71,11 +71,13 @@ import Testing
   @Test func refusesLyingEntries() throws {
     let data = [UInt8](repeating: 0, count: 8)
     let wrong = [
-      header(shape: "[3]"), header(shape: "[-2]"), header(shape: "[2.0]"), header(shape: "2"), header(shape: "[[2]]"),
+      header(shape: "[3]"), header(shape: "[-2]"), header(shape: "[2.0]"), header(shape: "2"),
+      header(shape: "[[2]]"),
       header(shape: "[4611686018427387904, 4]"), header(shape: "[9223372036854775807]"),
       header(shape: "[1,1,1,1,1,1,1,1,2]"), header(offsets: "[0,16]"), header(offsets: "[8,0]"),
       header(offsets: "[-8,0]"), header(offsets: "[0,4]"), header(offsets: "[0]"), header(offsets: "[0,8,8]"),
-      header(offsets: "[0,9223372036854775807]"), header(offsets: "[9223372036854775800,9223372036854775807]"),
+      header(offsets: "[0,9223372036854775807]"),
+      header(offsets: "[9223372036854775800,9223372036854775807]"),
       header(dtype: "F64"), #"{"a":1}"#, #"{"a":{}}"#, #"[]"#, " {}", "{", "",
       #"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"more":1}}"#, #"{"__metadata__":{"x":1}}"#,
       #"{"__metadata__":[]}"#,
@@ -102,7 +104,7 @@ import Testing
 
   @Test func survivesRandomDamage() throws {
     let whole = safetensors([("a", [2, 2]), ("b", [3])])
-    var random = SystemRandomNumberGenerator()
+    var random = SeededGenerator(seed: 7)
     for _ in 0..<300 {
       var damaged = whole
       for _ in 0..<Int.random(in: 1...4, using: &random) {
