@@ -173,7 +173,7 @@ final class FaultyBackend: Backend {
   }
   func storeKV(_ kv: KVLayer, key: Tensor, value: Tensor, slots: Tensor) {
     if fault == .storeTruncates {
-      // bf16 by truncation is off by up to 2^-7; the rounding that the suite allows is a fourth of that.
+      // bf16 by truncation is off by up to 2^-7; the rounding that the suite allows is half of that.
       for tensor in [key, value] {
         change(tensor) { _, _, value in Float(bitPattern: value.bitPattern & 0xffff_0000) }
       }
