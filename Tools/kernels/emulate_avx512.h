@@ -6,7 +6,7 @@
 #include <string.h>
 
 typedef uint16_t emulated_bh512 __attribute__((vector_size(64)));
-typedef uint16_t emulated_bh256 __attribute__((vector_size(32)));
+typedef uint16_t emulated_bh256 __attribute__((vector_size(32), aligned(2)));
 typedef float emulated_ps512 __attribute__((vector_size(64)));
 #define __m512bh emulated_bh512
 #define __m512 emulated_ps512
