@@ -197,6 +197,8 @@ static float FN(read)(const void *memory, size_t bytes) {
   return ((vf)((vu)a ^ (vu)b ^ (vu)c ^ (vu)d))[0];
 }
 
+#if !defined(POLAR_PAIR_PEAK)
+// The multiply-add of linear layers on f32 activations, from registers.
 static double FN(fma)(int64_t steps, float *sink) {
   vf acc[12];
 #pragma clang loop unroll(full)
@@ -210,3 +212,4 @@ static double FN(fma)(int64_t steps, float *sink) {
   FN(store)(sink, acc[0]);
   return (double)steps * 12 * VW * 2;
 }
+#endif
