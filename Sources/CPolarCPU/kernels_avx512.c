@@ -1,29 +1,136 @@
-// Kernels for AVX-512 with BF16.
+// Kernels for AVX-512 with BF16: linear layers on bf16 activations with vdpbf16ps, other ops on 512-bit vectors.
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include "kernels.h"
 
 #define FN(name) name##_avx512
 #define VW 16
-#define PAGES_1 4
-#define PAGES_2 2
-#define PAGES_3 2
-#define PAGES_4 1
-#define VALUES_1 4
-#define VALUES_2 4
-#define VALUES_3 4
-#define VALUES_4 2
+#define POLAR_PAIR_PEAK  // linear layers multiply pairs: their peak is measured below
 
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma"))), apply_to = function)
+#pragma clang attribute push( \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma"))), apply_to = function)
 #include "vec.h"
-#include "linear_impl.h"
-#include "attention_impl.h"
 #include "ops_impl.h"
+#include "bf16_dot.h"
+
+// Most pairs of inputs between stores of the accumulators, when rows are many: a panel's block of 24 KiB stays in L1.
+enum { block_pairs = 192 };
+
+// R rows x 32 outputs over `pairs` pairs of inputs; every output is one chain, pair by pair, that starts at `start`.
+POLAR_ALWAYS_INLINE void linear_tile(
+  const int R, const uint16_t *w, const uint16_t *x, int64_t xs, const float *start, int64_t start_stride, float *c,
+  int64_t cs, int64_t pairs, const char *prefetch, int64_t step
+) {
+  vf low[8], high[8];
+#pragma clang loop unroll(full)
+  for (int r = 0; r < R; r++) {
+    low[r] = FN(load)(start + r * start_stride);
+    high[r] = FN(load)(start + r * start_stride + VW);
+  }
+  for (int64_t k = 0; k < pairs; k++) {
+    const vu first = FN(load_pairs)(w), second = FN(load_pairs)(w + POLAR_PANEL);
+    __builtin_prefetch(prefetch, 0, 3);
+    __builtin_prefetch(prefetch + 64, 0, 3);
+    prefetch += step;
+#pragma clang loop unroll(full)
+    for (int r = 0; r < R; r++) {
+      const vu pair = FN(splat_pair)(x + r * xs + 2 * k);
+      low[r] = FN(pair_dot)(low[r], first, pair);
+      high[r] = FN(pair_dot)(high[r], second, pair);
+    }
+    w += 2 * POLAR_PANEL;
+  }
+#pragma clang loop unroll(full)
+  for (int r = 0; r < R; r++) {
+    FN(store)(c + r * cs, low[r]);
+    FN(store)(c + r * cs + VW, high[r]);
+  }
+}
+
+#define LINEAR_TILE(R)                                                                                          \
+  static void linear_tile_##R(                                                                                  \
+    const uint16_t *w, const uint16_t *x, int64_t xs, const float *start, int64_t start_stride, float *c,       \
+    int64_t cs, int64_t pairs, const char *prefetch, int64_t step                                               \
+  ) {                                                                                                           \
+    linear_tile(R, w, x, xs, start, start_stride, c, cs, pairs, prefetch, step);                                \
+  }
+LINEAR_TILE(1)
+LINEAR_TILE(2)
+LINEAR_TILE(3)
+LINEAR_TILE(4)
+LINEAR_TILE(5)
+LINEAR_TILE(6)
+LINEAR_TILE(7)
+LINEAR_TILE(8)
+
+static void linear_avx512(
+  const polar_linear_args *args, int64_t row_low, int64_t row_high, int64_t panel_low, int64_t panel_high,
+  uint16_t *scratch
+) {
+  typedef void (*tile)(
+    const uint16_t *, const uint16_t *, int64_t, const float *, int64_t, float *, int64_t, int64_t, const char *,
+    int64_t);
+  static const tile tiles[] = {linear_tile_1, linear_tile_2, linear_tile_3, linear_tile_4,
+                               linear_tile_5, linear_tile_6, linear_tile_7, linear_tile_8};
+  const int64_t rows = row_high - row_low, inputs = args->inputs, pairs = inputs / 2;
+  for (int64_t r = 0; r < rows; r++)
+    FN(convert)(scratch + r * inputs, args->x + (row_low + r) * args->x_stride, inputs);
+  const int64_t groups = (rows + 7) / 8, small = rows / groups, larger = rows % groups;
+  // One row group passes over the whole panel; several share blocks of it and each fetches a part of the next.
+  const int64_t blocks = groups == 1 ? 1 : (pairs + block_pairs - 1) / block_pairs;
+  float edge[POLAR_ROW_BLOCK * POLAR_PANEL];
+  for (int64_t panel = panel_low; panel < panel_high; panel++) {
+    const uint16_t *w = (const uint16_t *)args->weight + panel * pairs * 2 * POLAR_PANEL;
+    const int64_t first = panel * POLAR_PANEL;
+    const int64_t valid = args->outputs - first < POLAR_PANEL ? args->outputs - first : POLAR_PANEL;
+    float *out = args->out + row_low * args->out_stride + first;
+    // The last panel may be wider than the output: it is computed aside.
+    float *c = valid < POLAR_PANEL ? edge : out;
+    const int64_t cs = valid < POLAR_PANEL ? POLAR_PANEL : args->out_stride;
+    float bias[POLAR_PANEL] = {0};
+    if (args->bias)
+      for (int64_t j = 0; j < valid; j++) bias[j] = args->bias[first + j];
+    for (int64_t b = 0; b < blocks; b++) {
+      const int64_t k = pairs * b / blocks, count = pairs * (b + 1) / blocks - k;
+      const uint16_t *block = w + k * 2 * POLAR_PANEL;
+      const int64_t step = (4 * POLAR_PANEL + groups - 1) / groups;
+      const char *prefetch = groups == 1 ? (const char *)block + 4096 : (const char *)(block + count * 2 * POLAR_PANEL);
+      int64_t row = 0;
+      for (int64_t g = 0; g < groups; g++) {
+        const int64_t size = small + (g < larger);
+        tiles[size - 1](
+          block, scratch + row * inputs + 2 * k, inputs, b == 0 ? bias : c + row * cs, b == 0 ? 0 : cs, c + row * cs,
+          cs, count, prefetch, step);
+        prefetch += step * count;
+        row += size;
+      }
+    }
+    if (valid < POLAR_PANEL)
+      for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < valid; j++) out[r * args->out_stride + j] = edge[r * POLAR_PANEL + j];
+  }
+}
+
+// The dot products of linear layers, from registers.
+static double pairs_peak(int64_t steps, float *sink) {
+  vf acc[16];
+#pragma clang loop unroll(full)
+  for (int i = 0; i < 16; i++) acc[i] = FN(splat)(sink[0] + (float)i);
+  const vu x = (vu)FN(splat)(sink[1]), y = (vu)FN(splat)(sink[2]);
+  for (int64_t step = 0; step < steps; step++)
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 16; i++) acc[i] = FN(pair_dot)(acc[i], x, y);
+#pragma clang loop unroll(full)
+  for (int i = 1; i < 16; i++) acc[0] = acc[0] + acc[i];
+  FN(store)(sink, acc[0]);
+  return (double)steps * 16 * VW * 4;
+}
 #pragma clang attribute pop
 
 const polar_kernels polar_kernels_avx512 = {
   .linear = linear_avx512,
-  .attention = attention_avx512,
+  .linear_uses_scratch = 1,
+  .attention = polar_attention_avx512,
   .rms_norm = rms_norm_avx512,
   .add_rms_norm = add_rms_norm_avx512,
   .layer_norm = layer_norm_avx512,
@@ -34,6 +141,6 @@ const polar_kernels polar_kernels_avx512 = {
   .head_norms = head_norms_avx512,
   .head_deviations = head_deviations_avx512,
   .read = read_avx512,
-  .fma = fma_avx512,
+  .fma = pairs_peak,
 };
 #endif

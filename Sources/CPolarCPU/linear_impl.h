@@ -1,93 +1,167 @@
 // Internal, included once per instruction set after vec.h: the linear layer on f32 activations.
 // Every output is one chain over the inputs in order: bias, then input 0, 1, 2, ... The shape of a tile only says
-// how many chains run side by side.
+// how many chains run side by side, and whether the weights become f32 in the tile or before it.
 
-// Pairs of inputs between stores of the accumulators, when rows are many: half a panel of it fits in L1.
-enum { FN(block_pairs) = 256 };
+enum {
+  // Most pairs of inputs between stores of the accumulators, when rows are many: a panel's block of 12 KiB, or 24 KiB
+  // as f32, stays in L1.
+  FN(block_pairs) = 96,
+  // Row groups from which on it pays to widen a block of weights once.
+  FN(widen_groups) = 3,
+};
 
-// R rows x `outputs` outputs over `pairs` pairs of inputs. c holds the chains so far.
-POLAR_ALWAYS_INLINE void FN(linear_tile)(
-  const int R, const int outputs, const uint16_t *w, const float *x, int64_t xs, float *c, int64_t cs, int64_t pairs,
-  const char *prefetch, int64_t prefetch_step
-) {
-  const int NV = outputs / VW;
-  vf acc[6 * POLAR_PANEL / VW];
+// A tile's operands. Chains start at `start` and end in `c`.
+typedef struct {
+  const void *w;        // bf16 pairs [pairs][32][2], at the tile's first output, or f32 [2 * pairs][16]
+  const float *x;       // rows xs apart
+  const float *start;   // rows start_stride apart
+  float *c;             // rows cs apart
+  int64_t xs, start_stride, cs, pairs;
+  const char *prefetch; // fetched a line per pair (two for a whole panel), step bytes apart
+  int64_t step;
+} FN(linear_operands);
+
+POLAR_ALWAYS_INLINE void FN(linear_begin)(const int R, const int NV, const FN(linear_operands) *t, vf *acc) {
 #pragma clang loop unroll(full)
   for (int r = 0; r < R; r++)
 #pragma clang loop unroll(full)
-    for (int j = 0; j < NV; j++) acc[r * NV + j] = FN(load)(c + r * cs + j * VW);
-  for (int64_t k = 0; k < pairs; k++) {
-    __builtin_prefetch(prefetch, 0, 3);
-    if (outputs == POLAR_PANEL) __builtin_prefetch(prefetch + 64, 0, 3);
-    prefetch += prefetch_step;
-#pragma clang loop unroll(full)
-    for (int j = 0; j < NV; j++) {
-      vu pair = FN(load_pairs)(w + j * 2 * VW);
-      vf even = FN(even)(pair), odd = FN(odd)(pair);
-#pragma clang loop unroll(full)
-      for (int r = 0; r < R; r++) {
-        acc[r * NV + j] = acc[r * NV + j] + even * x[r * xs + 2 * k];
-        acc[r * NV + j] = acc[r * NV + j] + odd * x[r * xs + 2 * k + 1];
-      }
-    }
-    w += 2 * POLAR_PANEL;
-  }
-#pragma clang loop unroll(full)
-  for (int r = 0; r < R; r++)
-#pragma clang loop unroll(full)
-    for (int j = 0; j < NV; j++) FN(store)(c + r * cs + j * VW, acc[r * NV + j]);
+    for (int j = 0; j < NV; j++) acc[r * NV + j] = FN(load)(t->start + r * t->start_stride + j * VW);
 }
 
-typedef void (*FN(linear_kernel))(
-  const uint16_t *w, const float *x, int64_t xs, float *c, int64_t cs, int64_t pairs, const char *prefetch,
-  int64_t prefetch_step);
+POLAR_ALWAYS_INLINE void FN(linear_end)(const int R, const int NV, const FN(linear_operands) *t, const vf *acc) {
+#pragma clang loop unroll(full)
+  for (int r = 0; r < R; r++)
+#pragma clang loop unroll(full)
+    for (int j = 0; j < NV; j++) FN(store)(t->c + r * t->cs + j * VW, acc[r * NV + j]);
+}
 
-#define LINEAR_TILE(R, OUTPUTS)                                                                    \
-  static void FN(linear_##R##x##OUTPUTS)(                                                          \
-    const uint16_t *w, const float *x, int64_t xs, float *c, int64_t cs, int64_t pairs,            \
-    const char *prefetch, int64_t prefetch_step                                                    \
-  ) {                                                                                              \
-    FN(linear_tile)(R, OUTPUTS, w, x, xs, c, cs, pairs, prefetch, prefetch_step);                  \
+// R rows x `outputs` outputs, weights widened on the way: first the even inputs of all outputs, then the odd ones, so
+// that few vectors are live at once. The second load of the weights is hidden from the compiler, which would
+// otherwise keep the first alive and spill accumulators.
+POLAR_ALWAYS_INLINE void FN(linear_tile)(const int R, const int outputs, const FN(linear_operands) *t) {
+  const int NV = outputs / VW;
+  const int64_t xs = t->xs;
+  const uint16_t *w = t->w;
+  const float *x = t->x;
+  const char *prefetch = t->prefetch;
+  vf acc[6 * POLAR_PANEL / VW];
+  FN(linear_begin)(R, NV, t, acc);
+  for (int64_t k = 0; k < t->pairs; k++) {
+    __builtin_prefetch(prefetch, 0, 3);
+    if (outputs == POLAR_PANEL) __builtin_prefetch(prefetch + 64, 0, 3);
+    prefetch += t->step;
+    const uint16_t *again = w;
+    __asm__("" : "+r"(again));
+    vf part[POLAR_PANEL / VW];
+#pragma clang loop unroll(full)
+    for (int j = 0; j < NV; j++) part[j] = FN(even)(FN(load_pairs)(w + j * 2 * VW));
+#pragma clang loop unroll(full)
+    for (int r = 0; r < R; r++)
+#pragma clang loop unroll(full)
+      for (int j = 0; j < NV; j++) acc[r * NV + j] = acc[r * NV + j] + part[j] * x[r * xs + 2 * k];
+#pragma clang loop unroll(full)
+    for (int j = 0; j < NV; j++) part[j] = FN(odd)(FN(load_pairs)(again + j * 2 * VW));
+#pragma clang loop unroll(full)
+    for (int r = 0; r < R; r++)
+#pragma clang loop unroll(full)
+      for (int j = 0; j < NV; j++) acc[r * NV + j] = acc[r * NV + j] + part[j] * x[r * xs + 2 * k + 1];
+    w += 2 * POLAR_PANEL;
   }
-LINEAR_TILE(1, 32)
-LINEAR_TILE(2, 32)
-LINEAR_TILE(3, 32)
-LINEAR_TILE(3, 16)
-LINEAR_TILE(4, 16)
-LINEAR_TILE(5, 16)
-LINEAR_TILE(6, 16)
+  FN(linear_end)(R, NV, t, acc);
+}
 
-// One panel for at most three rows: a single pass over the weights, which come from memory.
-static void FN(linear_stream)(
-  int64_t rows, const uint16_t *w, const float *x, int64_t xs, float *c, int64_t cs, int64_t pairs
-) {
-  static const FN(linear_kernel) kernels[] = {FN(linear_1x32), FN(linear_2x32), FN(linear_3x32)};
-  kernels[rows - 1](w, x, xs, c, cs, pairs, (const char *)w + 4096, 4 * POLAR_PANEL);
+// R rows x 16 outputs, weights widened before.
+POLAR_ALWAYS_INLINE void FN(linear_tile_wide)(const int R, const FN(linear_operands) *t) {
+  const int NV = POLAR_PANEL / 2 / VW;
+  const int64_t xs = t->xs;
+  const float *w = t->w;
+  const char *prefetch = t->prefetch;
+  vf acc[6 * POLAR_PANEL / VW];
+  FN(linear_begin)(R, NV, t, acc);
+  for (int64_t k = 0; k < 2 * t->pairs; k += 2) {
+    __builtin_prefetch(prefetch, 0, 3);
+    prefetch += t->step;
+#pragma clang loop unroll(full)
+    for (int odd = 0; odd < 2; odd++) {
+      vf part[POLAR_PANEL / VW];
+#pragma clang loop unroll(full)
+      for (int j = 0; j < NV; j++) part[j] = FN(load)(w + odd * POLAR_PANEL / 2 + j * VW);
+#pragma clang loop unroll(full)
+      for (int r = 0; r < R; r++)
+#pragma clang loop unroll(full)
+        for (int j = 0; j < NV; j++) acc[r * NV + j] = acc[r * NV + j] + part[j] * t->x[r * xs + k + odd];
+    }
+    w += POLAR_PANEL;
+  }
+  FN(linear_end)(R, NV, t, acc);
+}
+
+typedef void (*FN(linear_kernel))(const FN(linear_operands) *t);
+
+#define LINEAR_STREAM(R) \
+  static void FN(linear_stream_##R)(const FN(linear_operands) *t) { FN(linear_tile)(R, POLAR_PANEL, t); }
+#define LINEAR_BLOCK(R)                                                                                         \
+  static void FN(linear_block_##R)(const FN(linear_operands) *t) {                                              \
+    FN(linear_tile)(R, POLAR_PANEL / 2, t);                                                                     \
+  }                                                                                                             \
+  static void FN(linear_wide_##R)(const FN(linear_operands) *t) { FN(linear_tile_wide)(R, t); }
+LINEAR_STREAM(1)
+LINEAR_STREAM(2)
+LINEAR_BLOCK(3)
+LINEAR_BLOCK(4)
+LINEAR_BLOCK(5)
+LINEAR_BLOCK(6)
+
+// [pairs][32][2] bf16 to [2][2 * pairs][16] f32: each half panel by itself.
+static void FN(widen)(const uint16_t *w, float *out, int64_t pairs) {
+  const int half = POLAR_PANEL / 2;
+  for (int64_t k = 0; k < pairs; k++, w += 2 * POLAR_PANEL, out += POLAR_PANEL)
+#pragma clang loop unroll(full)
+    for (int j = 0; j < POLAR_PANEL; j += VW) {
+      const vu pair = FN(load_pairs)(w + 2 * j);
+      float *to = out + (j < half ? j : j - half + pairs * POLAR_PANEL);
+      FN(store)(to, FN(even)(pair));
+      FN(store)(to + half, FN(odd)(pair));
+    }
 }
 
 // One panel for many rows: groups of up to six rows pass over a block of the weights that stays in L1, 16 outputs
 // at a time, and fetch the next block meanwhile.
 static void FN(linear_blocked)(
-  int64_t rows, const uint16_t *w, const float *x, int64_t xs, float *c, int64_t cs, int64_t pairs
+  int64_t rows, const uint16_t *w, const float *x, int64_t xs, const float *bias, float *c, int64_t cs, int64_t pairs
 ) {
-  static const FN(linear_kernel) kernels[] = {
-    FN(linear_3x16), FN(linear_4x16), FN(linear_5x16), FN(linear_6x16)};
+  static const FN(linear_kernel) narrow[] = {
+    FN(linear_block_3), FN(linear_block_4), FN(linear_block_5), FN(linear_block_6)};
+  static const FN(linear_kernel) wide[] = {
+    FN(linear_wide_3), FN(linear_wide_4), FN(linear_wide_5), FN(linear_wide_6)};
+  float widened[FN(block_pairs) * 2 * POLAR_PANEL] __attribute__((aligned(64)));
   const int64_t groups = (rows + 5) / 6, small = rows / groups, larger = rows % groups;
-  const int64_t step = (2 * POLAR_PANEL + groups - 1) / groups;
-  for (int64_t k = 0; k < pairs; k += FN(block_pairs)) {
-    const int64_t count = pairs - k < FN(block_pairs) ? pairs - k : FN(block_pairs);
+  const int64_t blocks = (pairs + FN(block_pairs) - 1) / FN(block_pairs);
+  const int widens = groups >= FN(widen_groups);
+  for (int64_t b = 0; b < blocks; b++) {
+    const int64_t k = pairs * b / blocks, count = pairs * (b + 1) / blocks - k;
     const uint16_t *block = w + k * 2 * POLAR_PANEL;
-    const char *prefetch = (const char *)(block + count * 2 * POLAR_PANEL);
-    for (int half = 0; half < 2; half++) {
-      int64_t row = 0;
-      for (int64_t g = 0; g < groups; g++) {
-        const int64_t size = small + (g < larger);
-        kernels[size - 3](
-          block + half * POLAR_PANEL, x + row * xs + 2 * k, xs, c + row * cs + half * (POLAR_PANEL / 2), cs, count,
-          prefetch, step);
-        prefetch += step * count;
-        row += size;
+    FN(linear_operands) t = {
+      .xs = xs,
+      .start_stride = b == 0 ? 0 : cs,
+      .cs = cs,
+      .pairs = count,
+      .prefetch = (const char *)(block + count * 2 * POLAR_PANEL),
+      .step = (2 * POLAR_PANEL + groups - 1) / groups,
+    };
+    if (widens) FN(widen)(block, widened, count);
+    int64_t row = 0;
+    for (int64_t g = 0; g < groups; g++) {
+      const int64_t size = small + (g < larger);
+      t.x = x + row * xs + 2 * k;
+      for (int half = 0; half < POLAR_PANEL; half += POLAR_PANEL / 2) {
+        t.w = widens ? (const void *)(widened + half * 2 * count) : (const void *)(block + 2 * half);
+        t.c = c + row * cs + half;
+        t.start = b == 0 ? bias + half : t.c;
+        (widens ? wide : narrow)[size - 3](&t);
+        t.prefetch += t.step * count;
       }
+      row += size;
     }
   }
 }
@@ -96,6 +170,7 @@ static void FN(linear)(
   const polar_linear_args *args, int64_t row_low, int64_t row_high, int64_t panel_low, int64_t panel_high,
   uint16_t *scratch
 ) {
+  static const FN(linear_kernel) stream[] = {FN(linear_stream_1), FN(linear_stream_2)};
   (void)scratch;
   const int64_t rows = row_high - row_low, pairs = args->inputs / 2;
   const float *x = args->x + row_low * args->x_stride;
@@ -108,13 +183,17 @@ static void FN(linear)(
     // The last panel may be wider than the output: it is computed aside.
     float *c = valid < POLAR_PANEL ? edge : out;
     const int64_t cs = valid < POLAR_PANEL ? POLAR_PANEL : args->out_stride;
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t j = 0; j < POLAR_PANEL; j++)
-        c[r * cs + j] = args->bias && j < valid ? args->bias[first + j] : 0.0f;
-    if (rows <= 3) {
-      FN(linear_stream)(rows, w, x, args->x_stride, c, cs, pairs);
+    float bias[POLAR_PANEL] = {0};
+    if (args->bias)
+      for (int64_t j = 0; j < valid; j++) bias[j] = args->bias[first + j];
+    if (rows <= 2) {
+      // A single pass over the weights, which come from memory: fetch 4 KiB ahead.
+      const FN(linear_operands) t = {
+        .w = w, .x = x, .start = bias, .c = c, .xs = args->x_stride, .cs = cs, .pairs = pairs,
+        .prefetch = (const char *)w + 4096, .step = 4 * POLAR_PANEL};
+      stream[rows - 1](&t);
     } else {
-      FN(linear_blocked)(rows, w, x, args->x_stride, c, cs, pairs);
+      FN(linear_blocked)(rows, w, x, args->x_stride, bias, c, cs, pairs);
     }
     if (valid < POLAR_PANEL)
       for (int64_t r = 0; r < rows; r++)

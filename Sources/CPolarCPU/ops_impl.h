@@ -170,25 +170,14 @@ static void FN(head_deviations)(const polar_row_args *args, int64_t low, int64_t
   for (int64_t row = low; row < high; row++) {
     const float norm = __builtin_sqrtf(FN(sum_squares)(args->b + row * args->b_stride, 0, args->columns));
     for (int64_t head = 0; head < args->heads; head++) {
-      const float *a = args->a + row * args->a_stride + head * n, *gram = args->weight + head * n * n;
-      const float *fallback = args->bias ? args->bias + head * n : NULL;
+      const float *a = args->a + row * args->a_stride + head * n;
+      const float *c = args->c ? args->c + row * args->c_stride + head * n : NULL;
+      const float *gram = args->weight + head * n * args->weight_stride;
+      float d[1024];
+      for (int64_t i = 0; i < n; i++) d[i] = c ? a[i] - c[i] : a[i];
       float total = 0;
-      if (fallback) {
-        // d' G d with d formed per element, in blocks that fit on the stack.
-        float d[256];
-        for (int64_t i = 0; i < n; i++) {
-          float product = 0;
-          for (int64_t j0 = 0; j0 < n; j0 += 256) {
-            const int64_t count = n - j0 < 256 ? n - j0 : 256;
-            if (i == 0 || n > 256)
-              for (int64_t j = 0; j < count; j++) d[j] = a[j0 + j] - fallback[j0 + j];
-            product = product + FN(dot)(gram + i * n + j0, d, count);
-          }
-          total = total + (a[i] - fallback[i]) * product;
-        }
-      } else {
-        for (int64_t i = 0; i < n; i++) total = total + a[i] * FN(dot)(gram + i * n, a, n);
-      }
+      for (int64_t i = 0; i < n; i++) total = total + d[i] * FN(dot)(gram + i * args->weight_stride, d, n);
+      // Rounding may push a form of nearly nothing below zero.
       args->out[row * args->out_stride + head] = __builtin_sqrtf(total > 0 ? total : 0) / norm;
     }
   }
@@ -208,6 +197,8 @@ static float FN(read)(const void *memory, size_t bytes) {
   return ((vf)((vu)a ^ (vu)b ^ (vu)c ^ (vu)d))[0];
 }
 
+#if !defined(POLAR_PAIR_PEAK)
+// The multiply-add of linear layers on f32 activations, from registers.
 static double FN(fma)(int64_t steps, float *sink) {
   vf acc[12];
 #pragma clang loop unroll(full)
@@ -221,3 +212,4 @@ static double FN(fma)(int64_t steps, float *sink) {
   FN(store)(sink, acc[0]);
   return (double)steps * 12 * VW * 2;
 }
+#endif

@@ -1,3 +1,6 @@
+// The ops are documented where they are declared, in PolarCore.Backend.
+// swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
+
 internal import CPolarCPU
 public import PolarCore
 
@@ -28,8 +31,10 @@ extension CPUBackend {
     args.b = UnsafePointer(residual.floats)
     args.b_stride = residual.stride
     args.columns = Int64(residual.columns)
+    args.c = UnsafePointer(fallback?.floats)
+    args.c_stride = fallback?.stride ?? 0
     args.weight = UnsafePointer(gram.floats)
-    args.bias = UnsafePointer(fallback?.floats)
+    args.weight_stride = gram.stride
     args.heads = Int64(out.columns)
     args.head_dim = Int64(attention.columns / max(1, out.columns))
     polar_head_deviations(context, &args)

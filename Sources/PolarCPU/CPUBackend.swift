@@ -73,16 +73,19 @@ public final class CPUBackend: Backend {
     return CPUMemory(pointer, byteCount: byteCount)
   }
 
+  /// Copies host bytes to `address`.
   public func upload(_ bytes: UnsafeRawBufferPointer, to address: Address) {
     guard let source = bytes.baseAddress else { return }
     address.raw?.copyMemory(from: source, byteCount: bytes.count)
   }
 
+  /// Copies bytes at `address` out.
   public func download(_ address: Address, into bytes: UnsafeMutableRawBufferPointer) {
     guard let source = address.raw else { return }
     bytes.baseAddress?.copyMemory(from: source, byteCount: bytes.count)
   }
 
+  /// Does nothing: ops return when they are done.
   public func synchronize() {}
 
   /// Bytes that can still be allocated, by what the system and the control group leave; nil when unknown.

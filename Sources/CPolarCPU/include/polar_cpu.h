@@ -83,9 +83,10 @@ void polar_linear(polar_context *context, const polar_linear_args *args);
 typedef struct {
   float *out;
   const float *a, *b;
+  const float *c;
   const float *weight, *bias;
   const int32_t *indices;
-  int64_t out_stride, a_stride, b_stride;
+  int64_t out_stride, a_stride, b_stride, c_stride, weight_stride;
   int64_t rows, columns;
   int64_t heads, head_dim;
   float epsilon;
@@ -111,8 +112,8 @@ void polar_gather_rows(polar_context *context, const polar_row_args *args);
 void polar_rotary(polar_context *context, const polar_row_args *args);
 // `out[i, h] = || a[i, h, :] ||`.
 void polar_head_norms(polar_context *context, const polar_row_args *args);
-// `out[i, h] = sqrt(d' G_h d) / || b[i, :columns] ||`, d = a[i, h, :] - bias[h, :] (bias may be NULL),
-// G = weight `[heads * head_dim, head_dim]`.
+// `out[i, h] = sqrt(d' G_h d) / || b[i, :columns] ||`, d = a[i, h, :] - c[i, h, :] (c may be NULL),
+// G = weight `[heads * head_dim, head_dim]`, rows weight_stride apart. head_dim <= 1024.
 void polar_head_deviations(polar_context *context, const polar_row_args *args);
 
 // `out[i, :] = weight[tokens[i], :]` from a packed weight `[*, inputs]`.
