@@ -130,15 +130,22 @@ public final class Sampler {
     guard filtersCount || parameters.topP < 1 || parameters.minP > 0 else {
       return pick(unit * total, count: vocabulary) { $0 }
     }
+    // With top-p alone, tokens whose weights cannot add up to the share that is cut are out from the start: those
+    // below `(1 - topP) / vocabulary` of the sum (half of it, for rounding). It spares most of a long tail.
+    let isMassAlone = !filtersCount && parameters.minP == 0
+    let floor =
+      isMassAlone ? (1 - parameters.topP) / 2 * Float(total) / Float(vocabulary) : parameters.minP
     let list = candidates.buffer
     var count = 0
-    for index in 0..<vocabulary where weights[index] >= parameters.minP && weights[index] > 0 {
+    for index in 0..<vocabulary where weights[index] >= floor && weights[index] > 0 {
       list[count] = Int32(index)
       count += 1
     }
     var selection = TokenSelection(weights: UnsafeBufferPointer(weights), candidates: list, count: count)
     if filtersCount { selection.keepMostLikely(parameters.topK) }
-    if parameters.topP < 1 { selection.keepMass(Double(parameters.topP)) }
+    if parameters.topP < 1 {
+      selection.keepMass(Double(parameters.topP) * (isMassAlone ? total : selection.mass))
+    }
     total = selection.mass
     return pick(unit * total, count: selection.count) { Int(list[$0]) }
   }

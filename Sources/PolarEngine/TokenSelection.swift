@@ -36,9 +36,8 @@ struct TokenSelection {
     count = limit
   }
 
-  /// Keeps the fewest most likely whose weights reach `share` of the sum.
-  mutating func keepMass(_ share: Double) {
-    let target = share * mass
+  /// Keeps the fewest most likely whose weights add up to `target`; all if they do not.
+  mutating func keepMass(_ target: Double) {
     var low = 0
     var high = count
     var kept = 0.0

@@ -1,0 +1,146 @@
+import Foundation
+import PolarCPU
+import PolarCore
+import PolarFormats
+import PolarModels
+import PolarReference
+import PolarTokenizer
+import Testing
+
+@testable import PolarEngine
+
+@Suite struct ModelLoaderTests {
+  /// A folder with the fixture's weights and, if any, a tokenizer of `tokens`.
+  private func folder(tokens: [String]?) throws -> URL {
+    let folder = FileManager.default.temporaryDirectory.appendingPathComponent("polar-\(UUID())")
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    for name in ["config.json", "model.safetensors"] {
+      try FileManager.default.copyItem(
+        at: RealModelTests.fixtures.appendingPathComponent("llama-mha/\(name)"),
+        to: folder.appendingPathComponent(name))
+    }
+    if let tokens {
+      let vocabulary = Dictionary(uniqueKeysWithValues: tokens.enumerated().map { ($1, $0) })
+      let json: [String: Any] = [
+        "model": ["type": "BPE", "vocab": vocabulary, "merges": [String]()] as [String: Any],
+        "pre_tokenizer": [
+          "type": "ByteLevel", "add_prefix_space": false, "use_regex": true, "trim_offsets": true,
+        ] as [String: Any],
+        "decoder": ["type": "ByteLevel"], "added_tokens": [[String: Any]](),
+      ]
+      try JSONSerialization.data(withJSONObject: json)
+        .write(to: folder.appendingPathComponent("tokenizer.json"))
+    }
+    return folder
+  }
+
+  /// `count` one-character tokens: printable ASCII first, so that text can be encoded.
+  private func alphabet(_ count: Int) -> [String] {
+    (0..<count).map { index in
+      let scalar = UInt8(index < 94 ? 33 + index : 0xC0 + index - 94)
+      return String(UnicodeScalar(scalar))
+    }
+  }
+
+  @Test func aFolderWithATokenizerGenerates() async throws {
+    let folder = try folder(tokens: alphabet(96))
+    defer { try? FileManager.default.removeItem(at: folder) }
+    let backend = try CPUBackend()
+    let loaded = try ModelLoader.load(folder, on: backend)
+    #expect(loaded.file.format == "safetensors" && loaded.file.byteCount > 0 && loaded.chatTemplate == nil)
+    let runner = try ModelRunner(
+      model: loaded.model, backend: backend, cachePages: 16, maximumRows: 32, maximumSequences: 4,
+      maximumContext: 64)
+    let engine = try Engine(loaded, runner: runner)
+    let outcome = try await engine.run(
+      loaded.tokenizer.encode("Hello"), SamplingParameters(maxTokens: 8, ignoreEOS: true))
+    #expect(outcome.tokens.count == 8)
+    #expect(outcome.text == loaded.tokenizer.decode(outcome.tokens))
+  }
+
+  @Test func aVocabularySmallerThanAnIdIsRefused() throws {
+    let folder = try folder(tokens: alphabet(97))
+    defer { try? FileManager.default.removeItem(at: folder) }
+    do {
+      _ = try ModelLoader.load(folder, on: ReferenceBackend())
+      Issue.record("id 96 was accepted in a vocabulary of 96")
+    } catch {
+      #expect(error.description.contains("smaller than an id") && error.description.contains("96"))
+    }
+  }
+
+  @Test func whatIsMissingIsNamed() throws {
+    let folder = try folder(tokens: nil)
+    defer { try? FileManager.default.removeItem(at: folder) }
+    do {
+      _ = try ModelLoader.load(folder, on: ReferenceBackend())
+      Issue.record("no tokenizer, but it loads")
+    } catch {
+      #expect(error.description.contains("tokenizer.json"))
+    }
+    #expect(throws: PolarError.self) {
+      try ModelLoader.load(folder.appendingPathComponent("none.gguf"), on: ReferenceBackend())
+    }
+  }
+
+  @Test func aTrainedModelContinuesABook() async throws {
+    let books = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+      .appendingPathComponent("../../../shared/models/opt-books").standardizedFileURL
+    guard FileManager.default.fileExists(atPath: books.path) else {
+      print("aTrainedModelContinuesABook: nothing to do, \(books.path) is not there")
+      return
+    }
+    let backend = try CPUBackend()
+    let loaded = try ModelLoader.load(books, on: backend)
+    let runner = try ModelRunner(
+      model: loaded.model, backend: backend, cachePages: 16, maximumRows: 32, maximumSequences: 2,
+      maximumContext: 64)
+    let engine = try Engine(loaded, runner: runner)
+    let outcome = try await engine.run(
+      loaded.tokenizer.encode("He went to the"), SamplingParameters(maxTokens: 12))
+    print("opt-books: He went to the|\(outcome.text)")
+    #expect(outcome.text.split(separator: " ").count >= 5, "\(outcome.text)")
+  }
+}
+
+@Suite struct CapacityTests {
+  @Test func pagesFollowTheMemory() throws {
+    let config = ModelConfig.tiny(vocabulary: 10, context: 64)
+    let page = KVCache.bytesPerPage(config, dtype: .bf16)
+    // 1 layer, 1 KV head, K and V, 16 tokens, 2 elements of 2 bytes.
+    #expect(page == 128)
+    func pages(_ available: Int, fraction: Double = 0.5, reserved: Int = 0, most: Int = .max) throws -> Int {
+      try KVBudget.pages(
+        available: available, config: config, dtype: .bf16, fraction: fraction, reserved: reserved, most: most
+      )
+    }
+    #expect(try pages(128 * 10) == 5)
+    #expect(try pages(128 * 10, reserved: 128 * 4) == 3)
+    #expect(try pages(128 * 10, fraction: 1, most: 7) == 7)
+    #expect(throws: PolarError.self) { try pages(128) }
+    #expect(throws: PolarError.self) { try pages(128, reserved: 1000) }
+    #expect(throws: PolarError.self) { try pages(12800, fraction: 0) }
+    #expect(throws: PolarError.self) { try pages(12800, fraction: .nan) }
+  }
+
+  @Test func freeMemoryIsKnownOnLinux() throws {
+    #if os(Linux)
+      let bytes = try #require(KVBudget.availableMemory())
+      #expect(bytes > 0 && bytes < 1 << 50)
+    #endif
+  }
+
+  @Test func aRunnerRefusesSizesThatMakeNoSense() throws {
+    let model = MockModel(pages: 4)
+    func make(pages: Int = 4, rows: Int = 8, sequences: Int = 2, context: Int = 64) throws {
+      _ = try ModelRunner(
+        model: model, backend: ReferenceBackend(), cachePages: pages, maximumRows: rows,
+        maximumSequences: sequences, maximumContext: context)
+    }
+    #expect(throws: Never.self) { try make() }
+    #expect(throws: PolarError.self) { try make(pages: 0) }
+    #expect(throws: PolarError.self) { try make(rows: 1) }
+    #expect(throws: PolarError.self) { try make(sequences: 0) }
+    #expect(throws: PolarError.self) { try make(context: 257) }
+  }
+}
