@@ -15,7 +15,8 @@ extension Dequantizer {
     return (Float(Int32(scale)), Float(Int32(minimum)))
   }
 
-  /// `d * scale * q - dmin * minimum`; each 32 bytes hold sub-block 2j (low nibbles) and 2j + 1 (high nibbles).
+  /// `d * scale * q - dmin * minimum`; each 32 bytes hold sub-block 2j (low nibbles) and 2j + 1 (high
+  /// nibbles).
   static func expandQ4K(_ source: UnsafeRawPointer, _ blocks: Int, _ target: UnsafeMutablePointer<Float>) {
     var (input, output) = (source, target)
     for _ in 0..<blocks {
@@ -63,8 +64,8 @@ extension Dequantizer {
     }
   }
 
-  /// `d * scale * (q - 32)`, 16 values to a scale. Each half of 128 values takes 64 bytes of low nibbles, 32 bytes
-  /// of two-bit high parts and 8 scales.
+  /// `d * scale * (q - 32)`, 16 values to a scale. Each half of 128 values takes 64 bytes of low nibbles,
+  /// 32 bytes of two-bit high parts and 8 scales.
   static func expandQ6K(_ source: UnsafeRawPointer, _ blocks: Int, _ target: UnsafeMutablePointer<Float>) {
     var (input, output) = (source, target)
     for _ in 0..<blocks {

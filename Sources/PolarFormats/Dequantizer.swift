@@ -16,19 +16,19 @@ public enum Dequantizer {
     case .f32: expandF32(source, blocks, target)
     case .f16: expandF16(source, blocks, target)
     case .bf16: expandBF16(source, blocks, target)
-    case .q8_0: expandQ8(source, blocks, target)
-    case .q4_0: expandQ4(source, blocks, target)
-    case .q4_1: expandQ41(source, blocks, target)
-    case .q5_0: expandQ5(source, blocks, target)
-    case .q5_1: expandQ51(source, blocks, target)
+    case .q80: expandQ8(source, blocks, target)
+    case .q40: expandQ4(source, blocks, target)
+    case .q41: expandQ41(source, blocks, target)
+    case .q50: expandQ5(source, blocks, target)
+    case .q51: expandQ51(source, blocks, target)
     case .q4K: expandQ4K(source, blocks, target)
     case .q5K: expandQ5K(source, blocks, target)
     case .q6K: expandQ6K(source, blocks, target)
     }
   }
 
-  /// The f32 value of IEEE half `bits`: the exponent is moved by a multiplication with 2^112, which is exact and
-  /// also normalises subnormal halves; infinities and NaNs get the full exponent back.
+  /// The f32 value of IEEE half `bits`: the exponent is moved by a multiplication with 2^112, which is
+  /// exact and also normalises subnormal halves; infinities and NaNs get the full exponent back.
   @inline(__always)
   static func half(_ bits: UInt16) -> Float {
     let magnitude = UInt32(bits & 0x7FFF) &<< 13

@@ -148,8 +148,8 @@ extension GGUF {
   }
 
   /// Decodes the tokenizer's metadata.
-  /// - Throws: ``PolarError/malformed(path:reason:)`` when tokens are missing, a list has another length than the
-  ///   tokens, or a special id lies outside the vocabulary.
+  /// - Throws: ``PolarError/malformed(path:reason:)`` when tokens are missing, a list has another length
+  ///   than the tokens, or a special id lies outside the vocabulary.
   public func vocabulary() throws(PolarError) -> Vocabulary {
     let prefix = "tokenizer.ggml."
     guard let model = try string(prefix + "model"), let tokens = try strings(prefix + "tokens") else {

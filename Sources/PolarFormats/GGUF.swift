@@ -1,7 +1,7 @@
 public import PolarCore
 
-/// A GGUF file of version 2 or 3, mapped. Header, metadata and tensor table are checked when it is opened, with
-/// every size compared with the bytes that remain before anything is allocated for it.
+/// A GGUF file of version 2 or 3, mapped. Header, metadata and tensor table are checked when it is opened,
+/// with every size compared with the bytes that remain before anything is allocated for it.
 public final class GGUF: Sendable {
   /// One tensor of the table.
   public struct Tensor: Sendable, Equatable {

@@ -57,8 +57,8 @@ enum JSON: Sendable, Equatable {
 
 /// A strict JSON reader for untrusted files: UTF-8, no duplicate keys, bounded depth and number of values.
 ///
-/// Foundation's readers keep one of two equal keys without a word, which lets one file mean different things to
-/// different programs.
+/// Foundation's readers keep one of two equal keys without a word, which lets one file mean different
+/// things to different programs.
 struct JSONParser {
   private let bytes: UnsafeRawBufferPointer
   private let path: String

@@ -8,7 +8,8 @@ public import PolarCore
   internal import Darwin
 #endif
 
-/// A file mapped read-only into memory, unmapped and closed on deinit. Every read is checked against its size.
+/// A file mapped read-only into memory, unmapped and closed on deinit. Every read is checked against its
+/// size.
 ///
 /// Pages of a file that another process shortens while it is mapped raise a signal when they are touched, so
 /// ``checkUnchanged()`` is called before large reads: it narrows that window, it cannot close it.

@@ -4,8 +4,9 @@ extension ModelConfig {
   /// Reads the metadata of a GGUF file of architecture `llama` or `qwen2`, and validates it.
   ///
   /// Biases and a separate output matrix are known by their tensors, rotary divisors by `rope_freqs.weight`.
-  /// - Throws: ``PolarError/unsupported(path:what:)`` for other architectures, experts, partial rotary embeddings and
-  ///   other rotary scalings; ``PolarError/configuration(field:reason:)`` for missing or impossible values.
+  /// - Throws: ``PolarError/unsupported(path:what:)`` for other architectures, experts, partial rotary
+  ///   embeddings and other rotary scalings; ``PolarError/configuration(field:reason:)`` for missing or
+  ///   impossible values.
   public init(gguf: GGUF) throws(PolarError) {
     let path = gguf.file.path
     guard let name = try gguf.string("general.architecture") else {

@@ -12,7 +12,8 @@ extension ModelConfig {
   /// Keys that are absent take the defaults of transformers' configuration classes.
   /// - Parameter path: for messages.
   /// - Throws: ``PolarError/unsupported(path:what:)`` for other model types, activations, rotary scalings and
-  ///   options that change the computation; ``PolarError/configuration(field:reason:)`` for impossible values.
+  ///   options that change the computation; ``PolarError/configuration(field:reason:)`` for impossible
+  ///   values.
   public init(huggingFace json: Data, path: String) throws(PolarError) {
     // A typed error cannot pass through Data's closure, so it goes around it.
     let parsed = json.withUnsafeBytes { bytes -> Result<JSON, PolarError> in

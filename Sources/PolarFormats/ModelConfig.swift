@@ -103,8 +103,8 @@ public struct ModelConfig: Sendable, Equatable {
 }
 
 extension ModelConfig {
-  /// Checks that the values are ones that a model can have. The bounds keep every product of two of them, times
-  /// an element size, far below the largest integer.
+  /// Checks that the values are ones that a model can have. The bounds keep every product of two of them,
+  /// times an element size, far below the largest integer.
   /// - Throws: ``PolarError/configuration(field:reason:)`` that names the first field that is wrong.
   public func validate() throws(PolarError) {
     try Self.check("hidden", hidden, 1...(1 << 17))

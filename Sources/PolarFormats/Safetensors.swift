@@ -2,8 +2,8 @@ public import PolarCore
 
 /// One safetensors file, mapped. The whole header is checked when it is opened; data is read when asked for.
 ///
-/// Refused: headers over 100 MB or not strict UTF-8 JSON, duplicate names, data that overlaps, leaves gaps, lies
-/// outside the file or does not fill it, and byte counts that do not match dtype and shape.
+/// Refused: headers over 100 MB or not strict UTF-8 JSON, duplicate names, data that overlaps, leaves gaps,
+/// lies outside the file or does not fill it, and byte counts that do not match dtype and shape.
 public final class Safetensors: Sendable {
   /// What the header says of one tensor.
   public struct Entry: Sendable, Equatable {

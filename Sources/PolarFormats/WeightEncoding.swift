@@ -1,13 +1,14 @@
-/// How the values of a weight are stored in a file. Block formats are those of ggml; every one expands to f32.
+/// How the values of a weight are stored in a file. Block formats are those of ggml; every one expands to
+/// f32.
 public enum WeightEncoding: String, Sendable, CaseIterable {
   case f32 = "F32"
   case f16 = "F16"
   case bf16 = "BF16"
-  case q8_0 = "Q8_0"
-  case q4_0 = "Q4_0"
-  case q4_1 = "Q4_1"
-  case q5_0 = "Q5_0"
-  case q5_1 = "Q5_1"
+  case q80 = "Q8_0"
+  case q40 = "Q4_0"
+  case q41 = "Q4_1"
+  case q50 = "Q5_0"
+  case q51 = "Q5_1"
   case q4K = "Q4_K"
   case q5K = "Q5_K"
   case q6K = "Q6_K"
@@ -16,7 +17,7 @@ public enum WeightEncoding: String, Sendable, CaseIterable {
   public var blockValues: Int {
     switch self {
     case .f32, .f16, .bf16: 1
-    case .q8_0, .q4_0, .q4_1, .q5_0, .q5_1: 32
+    case .q80, .q40, .q41, .q50, .q51: 32
     case .q4K, .q5K, .q6K: 256
     }
   }
@@ -26,11 +27,11 @@ public enum WeightEncoding: String, Sendable, CaseIterable {
     switch self {
     case .f32: 4
     case .f16, .bf16: 2
-    case .q8_0: 34  // f16 scale, 32 i8
-    case .q4_0: 18  // f16 scale, 32 4-bit
-    case .q4_1: 20  // f16 scale, f16 minimum, 32 4-bit
-    case .q5_0: 22  // f16 scale, 32 high bits, 32 4-bit
-    case .q5_1: 24  // f16 scale, f16 minimum, 32 high bits, 32 4-bit
+    case .q80: 34  // f16 scale, 32 i8
+    case .q40: 18  // f16 scale, 32 4-bit
+    case .q41: 20  // f16 scale, f16 minimum, 32 4-bit
+    case .q50: 22  // f16 scale, 32 high bits, 32 4-bit
+    case .q51: 24  // f16 scale, f16 minimum, 32 high bits, 32 4-bit
     case .q4K: 144  // f16 scale and minimum, 12 of 6-bit scales, 256 4-bit
     case .q5K: 176  // as Q4_K, and 256 high bits
     case .q6K: 210  // 256 4-bit, 256 2-bit, 16 i8 scales, f16 scale
@@ -49,11 +50,11 @@ public enum WeightEncoding: String, Sendable, CaseIterable {
     switch code {
     case 0: self = .f32
     case 1: self = .f16
-    case 2: self = .q4_0
-    case 3: self = .q4_1
-    case 6: self = .q5_0
-    case 7: self = .q5_1
-    case 8: self = .q8_0
+    case 2: self = .q40
+    case 3: self = .q41
+    case 6: self = .q50
+    case 7: self = .q51
+    case 8: self = .q80
     case 12: self = .q4K
     case 13: self = .q5K
     case 14: self = .q6K

@@ -3,8 +3,8 @@ internal import Synchronization
 
 /// Reads a model's weights as f32, checks shapes and values, and keeps account of what was read.
 ///
-/// A scoped reader sees names below its prefix and shares the account with the reader it came from. It may be used
-/// from several threads.
+/// A scoped reader sees names below its prefix and shares the account with the reader it came from. It may
+/// be used from several threads.
 public final class WeightReader: Sendable {
   /// The names that were read or ignored.
   private final class Account: Sendable {
@@ -22,7 +22,8 @@ public final class WeightReader: Sendable {
   /// A reader of all of `model`'s tensors.
   ///
   /// `rotary_emb.inv_freq` buffers and a stored copy of tied embeddings count as used from the start.
-  /// - Throws: ``PolarError/weight(name:reason:)`` when `lm_head.weight` differs from embeddings it is tied to.
+  /// - Throws: ``PolarError/weight(name:reason:)`` when `lm_head.weight` differs from embeddings it is tied
+  ///   to.
   public init(_ model: ModelFile) throws(PolarError) {
     self.model = model
     self.prefix = ""
@@ -65,12 +66,14 @@ public final class WeightReader: Sendable {
     account.used.withLock { _ = $0.insert(prefix + name) }
   }
 
-  /// Reads a weight `[rows, columns]` in blocks of whole rows, in order, of at most 4 MiB of f32 (or one row).
+  /// Reads a weight `[rows, columns]` in blocks of whole rows, in order, of at most 4 MiB of f32 (or one
+  /// row).
   ///
   /// A vector counts as one row. Rows come in the order of the Hugging Face checkpoint.
-  /// - Parameter block: gets the first row's number and the values, row-major; the pointer ends with the call.
-  /// - Throws: ``PolarError/weight(name:reason:)`` when the tensor is missing, has another shape or a dtype that is no
-  ///   weight, or holds NaN or infinity; and what `block` throws.
+  /// - Parameter block: gets the first row's number and the values, row-major; the pointer ends with the
+  ///   call.
+  /// - Throws: ``PolarError/weight(name:reason:)`` when the tensor is missing, has another shape or a dtype
+  ///   that is no weight, or holds NaN or infinity; and what `block` throws.
   public func read(
     _ name: String, rows: Int, columns: Int,
     block: (_ firstRow: Int, _ values: UnsafeBufferPointer<Float>) throws(PolarError) -> Void
