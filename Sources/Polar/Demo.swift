@@ -1,7 +1,8 @@
-import Foundation
+public import Foundation
 public import PolarBench
-public import PolarCore
+import PolarCore
 import PolarEngine
+import PolarFormats
 import PolarModels
 import PolarSparsity
 import PolarTokenizer

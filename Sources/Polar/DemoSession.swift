@@ -1,6 +1,7 @@
 import PolarBench
 import PolarCore
 import PolarEngine
+import PolarFormats
 import PolarModels
 import PolarSparsity
 import PolarTokenizer
@@ -49,7 +50,7 @@ extension Demo {
       firstTokens = Array(repeating: 0, count: cases.count)
     }
 
-    private func parameters(_ sequence: Int) -> SamplingParameters {
+    private func sampling(_ sequence: Int) -> SamplingParameters {
       SamplingParameters(
         temperature: 0.7, topK: 40, repetitionPenalty: 1.1, seed: options.seed &+ UInt64(sequence))
     }
@@ -89,8 +90,8 @@ extension Demo {
     func generate(sparse: Bool) throws {
       let mode = sparse ? 1 : 0
       let policy = ProfilingPolicy(policies[mode], profiler: profiler)
-      var states = cases.indices.map { SamplerState(parameters: parameters($0), prompt: []) }
-      let parameters = cases.indices.map { self.parameters($0) }
+      var states = cases.indices.map { SamplerState(parameters: sampling($0), prompt: []) }
+      let parameters = cases.indices.map { sampling($0) }
       var tokens = firstTokens
       var outputs = tokens.map { [$0] }
       profiler.reset()

@@ -1,10 +1,10 @@
 public import Foundation
 public import PolarCore
 public import PolarEngine
-public import PolarFormats
-public import PolarModels
+import PolarFormats
+import PolarModels
 public import PolarSparsity
-public import PolarTokenizer
+import PolarTokenizer
 
 /// A model ready to generate: weights on a device, a tokenizer, and an engine that batches all requests.
 ///

@@ -1,5 +1,6 @@
 public import PolarCore
 public import PolarEngine
+import PolarFormats
 public import PolarModels
 public import PolarSparsity
 

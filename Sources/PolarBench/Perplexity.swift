@@ -1,5 +1,6 @@
 public import PolarCore
 public import PolarEngine
+import PolarFormats
 import PolarModels
 
 /// Perplexity of a text under the dense model, by disjoint windows (the convention of Hugging Face's documentation with

@@ -4,6 +4,8 @@ import Polar
 import PolarBench
 import PolarCore
 import PolarEngine
+import PolarFormats
+import PolarModels
 import PolarSparsity
 
 struct BenchCommand: ParsableCommand {

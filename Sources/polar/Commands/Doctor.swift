@@ -1,6 +1,7 @@
 import ArgumentParser
 import Foundation
 import Polar
+import PolarBench
 import PolarCore
 import PolarEngine
 import PolarReference

@@ -32,7 +32,7 @@ struct SparsityOptions: ParsableArguments {
   var density: Double?
 
   @Option(help: "How heads are chosen: adaptive (default) or paper (top-k by norm, others zero).")
-  var heads: SparsityMode = .adaptive
+  var heads: HeadMode = .adaptive
 
   func validate() throws {
     if profile == nil, density != nil {
@@ -41,11 +41,16 @@ struct SparsityOptions: ParsableArguments {
   }
 
   var sparsity: SparsitySetting? {
-    profile.map { SparsitySetting(profile: URL(fileURLWithPath: $0), density: density, mode: heads) }
+    profile.map { SparsitySetting(profile: URL(fileURLWithPath: $0), density: density, mode: heads.mode) }
   }
 }
 
-extension SparsityMode: @retroactive ExpressibleByArgument {}
+/// The names of the sparsity modes on the command line.
+enum HeadMode: String, CaseIterable, ExpressibleByArgument {
+  case adaptive, paper
+
+  var mode: SparsityMode { self == .adaptive ? .adaptive : .paper }
+}
 
 /// How tokens are chosen.
 struct SamplingOptions: ParsableArguments {
