@@ -1,19 +1,37 @@
 /// Byte-pair encoding of one word at a time: the pair of lowest rank, leftmost first, is merged until none is
-/// left (Sennrich et al. 2016, section 3.2), in O(n log n) for a word of n bytes.
+/// left (Sennrich et al. 2016, section 3.2), in O(n log n) for n symbols.
+///
+/// Long words are encoded part by part in memory that stays in the processor's cache, and exactly. A sequence of
+/// tokens is the encoding of its text if and only if each two neighbours are the encoding of theirs: as long as
+/// no merge crosses a border between tokens, the merges within two neighbours come in the same order whatever
+/// surrounds them, so the first merge to cross a border would also come with these two alone. So a part is encoded
+/// together with the last tokens before it, and if the first of these comes out as it was, all before it stand.
 struct BytePairEncoder: Sendable {
-  /// Longer words are encoded in parts of this many bytes, which bounds the memory to about 0.5 GB.
-  static let wordLimit = 1 << 24
+  /// A part of a long word, in symbols.
+  static let partLength = 1 << 14
+  /// How many tokens before a part are encoded again with it, at first; doubled until the first stands.
+  static let lookback = 16
 
   /// Working memory that is kept between words.
   struct Scratch: Sendable {
-    /// The symbols of the word by position; -1 where one was merged away.
-    fileprivate var ids: [Int32] = []
-    /// The position of the symbol before and after, -1 at the ends.
-    fileprivate var previous: [Int32] = []
-    fileprivate var next: [Int32] = []
-    /// A binary min-heap of possible merges: rank in the high half, position of the left symbol in the low.
-    fileprivate var heap: [UInt64] = []
+    /// The tokens of the word's bytes.
+    fileprivate var initial: [Int32] = []
+    /// The symbols of what is being merged, by position.
+    fileprivate var symbols: [Symbol] = []
+    /// The heap's storage, twice as long as `symbols`: a word of n symbols has n - 1 pairs, and each of its at
+    /// most n - 1 merges takes one entry and adds two at most.
+    fileprivate var entries: [UInt64] = []
     fileprivate var cache = WordCache()
+  }
+
+  /// A symbol of a word, at the position of its first byte.
+  fileprivate struct Symbol: Sendable {
+    /// Its token; -1 once it is part of the symbol before it.
+    var id: Int32
+    /// The position of the symbol before, -1 at the start.
+    var previous: Int32
+    /// The position of the symbol after, -1 at the end.
+    var next: Int32
   }
 
   /// The id of each single byte, -1 where the vocabulary has none.
@@ -43,16 +61,7 @@ struct BytePairEncoder: Sendable {
       scratch.cache.store(text, range, hash: hash, ids: output[start...])
       return
     }
-    var start = range.lowerBound
-    while start < range.upperBound {
-      let end = min(start + Self.wordLimit, range.upperBound)
-      merge(text, start..<end, into: &output, scratch: &scratch)
-      start = end
-    }
-    // A long word's memory is not kept.
-    if range.count > 1 << 16 {
-      (scratch.ids, scratch.previous, scratch.next, scratch.heap) = ([], [], [], [])
-    }
+    encodeLong(text, range, into: &output, scratch: &scratch)
   }
 
   private func merge(
@@ -62,39 +71,84 @@ struct BytePairEncoder: Sendable {
       output.append(id)
       return
     }
-    fillSymbols(text, range, &scratch)
-    let count = scratch.ids.count
-    scratch.heap.removeAll(keepingCapacity: true)
-    for position in 0..<max(0, count - 1) {
-      if let merge = merges.merge(scratch.ids[position], scratch.ids[position + 1]) {
-        scratch.heap.append(Self.entry(merge, position))
-      }
-    }
-    Heap.order(&scratch.heap)
-    while let top = Heap.popFirst(&scratch.heap) { apply(top, &scratch) }
-    for id in scratch.ids where id >= 0 { output.append(id) }
+    fillInitial(text, range, &scratch.initial)
+    mergeSymbols(0..<scratch.initial.count, &scratch)
+    for symbol in scratch.symbols where symbol.id >= 0 { output.append(symbol.id) }
   }
 
-  /// Sets the word's symbols to its bytes' tokens.
-  private func fillSymbols(_ text: [UInt8], _ range: Range<Int>, _ scratch: inout Scratch) {
-    scratch.ids.removeAll(keepingCapacity: true)
-    scratch.ids.reserveCapacity(range.count)
+  private func encodeLong(
+    _ text: [UInt8], _ range: Range<Int>, into output: inout [Int32], scratch: inout Scratch
+  ) {
+    if range.count <= Self.partLength { return merge(text, range, into: &output, scratch: &scratch) }
+    fillInitial(text, range, &scratch.initial)
+    // For each token of this word in `output`, how many symbols it was made of.
+    var lengths: [Int32] = []
+    var start = 0
+    while start < scratch.initial.count {
+      let end = min(start + Self.partLength, scratch.initial.count)
+      var again = min(Self.lookback, lengths.count)
+      while true {
+        let symbolsAgain = lengths.suffix(again).reduce(0) { $0 + Int($1) }
+        mergeSymbols(start - symbolsAgain..<end, &scratch)
+        if again == lengths.count || scratch.symbols[0].id == output[output.count - again] { break }
+        again = min(again * 2, lengths.count)
+      }
+      output.removeLast(again)
+      lengths.removeLast(again)
+      var position = 0
+      while position >= 0, position < scratch.symbols.count {
+        let symbol = scratch.symbols[position]
+        let next = symbol.next < 0 ? scratch.symbols.count : Int(symbol.next)
+        output.append(symbol.id)
+        lengths.append(Int32(next - position))
+        position = next
+      }
+      start = end
+    }
+    // A long word's memory is not kept.
+    (scratch.initial, scratch.symbols, scratch.entries) = ([], [], [])
+  }
+
+  /// Sets `initial` to the tokens of a word's bytes.
+  private func fillInitial(_ text: [UInt8], _ range: Range<Int>, _ initial: inout [Int32]) {
+    initial.removeAll(keepingCapacity: true)
+    initial.reserveCapacity(range.count)
     var previousIsUnknown = false
     for index in range {
       let id = byteTokens[Int(text[index])]
       if id >= 0 {
-        scratch.ids.append(id)
+        initial.append(id)
       } else if let unknownToken, !(fusesUnknown && previousIsUnknown) {
-        scratch.ids.append(unknownToken)
+        initial.append(unknownToken)
       }
       previousIsUnknown = id < 0
     }
-    let count = Int32(scratch.ids.count)
-    scratch.previous.removeAll(keepingCapacity: true)
-    scratch.next.removeAll(keepingCapacity: true)
-    scratch.previous.append(contentsOf: -1..<max(count - 1, -1))
-    scratch.next.append(contentsOf: 1..<max(count + 1, 1))
-    if count > 0 { scratch.next[Int(count) - 1] = -1 }
+  }
+
+  /// Merges a range of `scratch.initial`; leaves the result in `scratch.symbols`.
+  private func mergeSymbols(_ range: Range<Int>, _ scratch: inout Scratch) {
+    let count = range.count
+    scratch.symbols.removeAll(keepingCapacity: true)
+    scratch.symbols.reserveCapacity(count)
+    for position in 0..<count {
+      scratch.symbols.append(
+        Symbol(
+          id: scratch.initial[range.lowerBound + position], previous: Int32(position - 1),
+          next: position + 1 < count ? Int32(position + 1) : -1))
+    }
+    if scratch.entries.count < count * 2 { scratch.entries = [UInt64](repeating: 0, count: count * 2) }
+    scratch.symbols.withUnsafeMutableBufferPointer { symbols in
+      scratch.entries.withUnsafeMutableBufferPointer { entries in
+        var heap = MergeHeap(storage: entries)
+        for position in 0..<max(0, count - 1) {
+          if let merge = merges.merge(symbols[position].id, symbols[position + 1].id) {
+            heap.append(Self.entry(merge, position))
+          }
+        }
+        heap.order()
+        while let top = heap.popFirst() { apply(top, symbols, &heap) }
+      }
+    }
   }
 
   /// The heap's entry for a merge at a position.
@@ -105,25 +159,24 @@ struct BytePairEncoder: Sendable {
 
   /// Does one merge of the heap, if its symbols are still there.
   @inline(__always)
-  private func apply(_ top: UInt64, _ scratch: inout Scratch) {
+  private func apply(_ top: UInt64, _ symbols: UnsafeMutableBufferPointer<Symbol>, _ heap: inout MergeHeap) {
     let left = Int(top & 0xFFFF_FFFF)
-    guard scratch.ids[left] >= 0, case let right = Int(scratch.next[left]), right >= 0,
-      let merge = merges.merge(scratch.ids[left], scratch.ids[right]), merge >> 32 == top >> 32
+    let symbol = symbols[left]
+    guard symbol.id >= 0, case let right = Int(symbol.next), right >= 0,
+      let merge = merges.merge(symbol.id, symbols[right].id), merge >> 32 == top >> 32
     else { return }
     let id = Int32(truncatingIfNeeded: merge)
-    scratch.ids[left] = id
-    scratch.ids[right] = -1
-    let after = Int(scratch.next[right])
-    scratch.next[left] = Int32(after)
+    let after = Int(symbols[right].next)
+    symbols[right].id = -1
+    symbols[left].id = id
+    symbols[left].next = Int32(after)
     if after >= 0 {
-      scratch.previous[after] = Int32(left)
-      if let merge = merges.merge(id, scratch.ids[after]) {
-        Heap.insert(Self.entry(merge, left), &scratch.heap)
-      }
+      symbols[after].previous = Int32(left)
+      if let merge = merges.merge(id, symbols[after].id) { heap.insert(Self.entry(merge, left)) }
     }
-    let before = Int(scratch.previous[left])
-    if before >= 0, let merge = merges.merge(scratch.ids[before], id) {
-      Heap.insert(Self.entry(merge, before), &scratch.heap)
+    let before = Int(symbol.previous)
+    if before >= 0, let merge = merges.merge(symbols[before].id, id) {
+      heap.insert(Self.entry(merge, before))
     }
   }
 
@@ -133,51 +186,5 @@ struct BytePairEncoder: Sendable {
     var spelling: [UInt8] = []
     for byte in text[range] { spelling.append(contentsOf: ByteAlphabet.spellings[Int(byte)]) }
     return vocabulary.id(of: spelling[...])
-  }
-}
-
-/// A binary min-heap in an array.
-private enum Heap {
-  /// Makes a heap of any array.
-  static func order(_ heap: inout [UInt64]) {
-    var index = heap.count / 2
-    while index > 0 {
-      index -= 1
-      sink(index, heap[index], &heap)
-    }
-  }
-
-  @inline(__always)
-  static func insert(_ value: UInt64, _ heap: inout [UInt64]) {
-    heap.append(value)
-    var index = heap.count - 1
-    while index > 0, case let parent = (index - 1) / 2, heap[parent] > value {
-      heap[index] = heap[parent]
-      index = parent
-    }
-    heap[index] = value
-  }
-
-  @inline(__always)
-  static func popFirst(_ heap: inout [UInt64]) -> UInt64? {
-    guard let last = heap.popLast() else { return nil }
-    guard let first = heap.first else { return last }
-    sink(0, last, &heap)
-    return first
-  }
-
-  /// Puts `value` at `hole` or below it.
-  @inline(__always)
-  private static func sink(_ hole: Int, _ value: UInt64, _ heap: inout [UInt64]) {
-    var index = hole
-    while true {
-      var child = index * 2 + 1
-      guard child < heap.count else { break }
-      if child + 1 < heap.count, heap[child + 1] < heap[child] { child += 1 }
-      guard heap[child] < value else { break }
-      heap[index] = heap[child]
-      index = child
-    }
-    heap[index] = value
   }
 }

@@ -6,10 +6,33 @@ enum Normalizer: Sendable {
   case composed
 
   /// The normalised form of well-formed UTF-8 text.
+  ///
+  /// Hugging Face's tables are those of Unicode 9: to them a scalar of a later version neither composes nor moves,
+  /// and nothing moves past it. What stands between such scalars is normalised by itself.
   func apply(_ text: [UInt8]) -> [UInt8] {
     // Below U+0300 (lead byte 0xCC) every scalar is its own composed form and no two of them compose.
     guard self == .composed, text.contains(where: { $0 >= 0xCC }) else { return text }
-    let string = String(decoding: text, as: UTF8.self)
-    return Array(string.precomposedStringWithCanonicalMapping.utf8)
+    var output: [UInt8] = []
+    output.reserveCapacity(text.count)
+    var pending = ""
+    for scalar in String(decoding: text, as: UTF8.self).unicodeScalars {
+      if scalar.value >= 0x300, let age = scalar.properties.age, age.major > 9 {
+        output.append(contentsOf: pending.precomposedStringWithCanonicalMapping.utf8)
+        pending = ""
+        output.append(contentsOf: String(scalar).utf8)
+      } else if 0xF73...0xF81 ~= scalar.value, let parts = Self.decompositions[scalar] {
+        pending.unicodeScalars.append(contentsOf: parts)
+      } else {
+        pending.unicodeScalars.append(scalar)
+      }
+    }
+    output.append(contentsOf: pending.precomposedStringWithCanonicalMapping.utf8)
+    return output
   }
+
+  /// The Tibetan vowel signs that come apart into marks which then move; Foundation leaves them where they are.
+  private static let decompositions: [Unicode.Scalar: [Unicode.Scalar]] = [
+    "\u{F73}": ["\u{F71}", "\u{F72}"], "\u{F75}": ["\u{F71}", "\u{F74}"],
+    "\u{F81}": ["\u{F71}", "\u{F80}"],
+  ]
 }

@@ -11,13 +11,18 @@ enum ScalarClass: UInt8, Sendable {
   /// Line feed or carriage return.
   case newline
 
-  /// The class of one scalar, from its Unicode properties.
+  /// The class of one scalar, from its Unicode properties in version 16, that of the regular expressions of
+  /// Hugging Face `tokenizers` 0.23: later scalars count as unassigned.
   init(_ scalar: Unicode.Scalar) {
     if scalar == "\n" || scalar == "\r" {
       self = .newline
       return
     }
     let properties = scalar.properties
+    if let age = properties.age, age.major > 16 {
+      self = .other
+      return
+    }
     switch properties.generalCategory {
     case .uppercaseLetter, .lowercaseLetter, .titlecaseLetter, .modifierLetter, .otherLetter:
       self = .letter

@@ -57,6 +57,8 @@ struct Expectation: Decodable {
   var base: String?
   var replace: [[String]]?
   var step: Int?
+  /// Of long words: letters, length, number of ids, checksum of the ids.
+  var long: [[Int]]?
   var ids: [[Int32]]
   var invalid: [[Int32]]
   var decoded: [Decoded]
@@ -80,6 +82,11 @@ struct Expectation: Decodable {
       let bytes = Bytes.fromHexadecimal(corpus.invalid[index * step])
       #expect(tokenizer.encode(bytes: bytes) == ids, "bytes \(corpus.invalid[index * step])")
     }
+    for row in long ?? [] {
+      let ids = tokenizer.encode(bytes: Bytes.longWord(letters: row[0], length: row[1]))
+      #expect(ids.count == row[2])
+      #expect(ids.reduce(UInt32(0)) { $0 &* 31 &+ UInt32($1) } == row[3], "\(row)")
+    }
     for decoded in decoded {
       // Compared as scalars: `String` takes canonically equivalent texts for equal.
       #expect(tokenizer.decode(decoded.ids).utf8.elementsEqual(decoded.skipped.utf8))
@@ -92,6 +99,15 @@ struct Expectation: Decodable {
 }
 
 enum Bytes {
+  /// Pseudo-random letters without a space, as the fixture script makes them.
+  static func longWord(letters: Int, length: Int) -> [UInt8] {
+    var state = 1
+    return (0..<length).map { _ in
+      state = (state * 1_103_515_245 + 12345) % (1 << 31)
+      return UInt8(97 + (state >> 16) % letters)
+    }
+  }
+
   static func fromHexadecimal(_ text: String) -> [UInt8] {
     let digits = text.compactMap { $0.hexDigitValue }
     return stride(from: 0, to: digits.count - 1, by: 2).map { UInt8(digits[$0] << 4 | digits[$0 + 1]) }

@@ -188,6 +188,31 @@ def composed(folder: pathlib.Path) -> Tokenizer:
     return tokenizer
 
 
+def long_word(letters: int, length: int) -> str:
+    """Pseudo-random letters without a space."""
+    state, word = 1, []
+    for _ in range(length):
+        state = (state * 1103515245 + 12345) % 2**31
+        word.append(chr(ord("a") + (state >> 16) % letters))
+    return "".join(word)
+
+
+def checksum(ids: list[int]) -> int:
+    value = 0
+    for token in ids:
+        value = (value * 31 + token) % 2**32
+    return value
+
+
+def long_words(tokenizer: Tokenizer) -> list[list[int]]:
+    """Letters, length, number of ids, checksum of the ids."""
+    rows = []
+    for letters, length in [(26, 60000), (7, 50000), (2, 40000), (1, 33000)]:
+        ids = tokenizer.encode(long_word(letters, length)).ids
+        rows.append([letters, length, len(ids), checksum(ids)])
+    return rows
+
+
 def expectations(tokenizer: Tokenizer, texts: list[str], broken: list[bytes], count: int) -> dict:
     """Ids of all texts; and texts of random ids, which cut scalars."""
     rng = random.Random(3)
@@ -224,7 +249,9 @@ def main() -> None:
         (output / f"{name}.json").write_text(text + "\n")
         sources[name] = text
     for name, text in sources.items():
-        write(output / f"{name}.ids.json", expectations(Tokenizer.from_str(text), texts, broken, 20))
+        tokenizer = Tokenizer.from_str(text)
+        expected = expectations(tokenizer, texts, broken, 20)
+        write(output / f"{name}.ids.json", {"long": long_words(tokenizer), **expected})
     step = 4  # variants need no whole corpus
     for name, (base, replacements) in VARIANTS.items():
         text = sources[base]
@@ -249,7 +276,7 @@ def main() -> None:
     for name, tokenizer in real.items():
         step = 3 if name in {"smollm2-digits", "qwen2.5-composed"} else 1
         expected = expectations(tokenizer, texts[::step], broken[::step], 10)
-        write(output / f"{name}.ids.json", {"step": step, **expected})
+        write(output / f"{name}.ids.json", {"step": step, "long": long_words(tokenizer), **expected})
 
 
 if __name__ == "__main__":
