@@ -1,6 +1,7 @@
 import Foundation
 import PolarCore
 import PolarFormats
+import PolarTestSupport
 
 /// A fixture of Tests/Fixtures/models: a tiny checkpoint and what Hugging Face transformers computes with it.
 struct Golden {
@@ -25,8 +26,7 @@ struct Golden {
   let steps: Int
 
   init(_ name: String) throws {
-    let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-      .appendingPathComponent("../Fixtures/models/\(name)").standardizedFileURL
+    let folder = Places.fixtures.appendingPathComponent("models/\(name)")
     file = try ModelFile.open(folder)
     let data = try Data(contentsOf: folder.appendingPathComponent("golden.safetensors"))
     let headerBytes = Int(data.withUnsafeBytes { $0.loadUnaligned(as: UInt64.self) })
