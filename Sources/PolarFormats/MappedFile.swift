@@ -26,7 +26,8 @@ public final class MappedFile: Sendable {
   /// Maps the regular file at `path`.
   /// - Throws: ``PolarError/file(path:reason:)`` when it is missing, not a regular file, or cannot be mapped.
   public init(path: String) throws(PolarError) {
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+    // Without O_NONBLOCK the open of a pipe waits for a writer.
+    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { throw .file(path: path, reason: systemMessage(errno)) }
     var status = stat()
     guard fstat(descriptor, &status) == 0 else {
@@ -117,6 +118,14 @@ public final class MappedFile: Sendable {
     #endif
     return Int(time.tv_sec) &* 1_000_000_000 &+ Int(time.tv_nsec)
   }
+}
+
+/// Whether two pieces of memory hold the same bytes.
+func sameBytes(_ first: UnsafeRawBufferPointer, _ second: UnsafeRawBufferPointer) -> Bool {
+  guard first.count == second.count, let left = first.baseAddress, let right = second.baseAddress else {
+    return first.count == second.count
+  }
+  return memcmp(left, right, first.count) == 0
 }
 
 /// The system's text of an error number.

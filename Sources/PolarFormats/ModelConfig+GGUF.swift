@@ -41,6 +41,10 @@ extension ModelConfig {
     guard let vocabulary = shapes["token_embd.weight"]?.first else {
       throw .weight(name: "token_embd.weight", reason: "missing in \(path)")
     }
+    if case .array(let tokens) = gguf.metadata["tokenizer.ggml.tokens"], tokens.count > vocabulary {
+      throw .configuration(
+        field: "vocabulary", reason: "\(tokens.count) tokens for \(vocabulary) embeddings in \(path)")
+    }
     var endings: [Int32] = []
     for key in ["eos_token_id", "eot_token_id"] {
       if let token = try fields.token(key), !endings.contains(token) { endings.append(token) }

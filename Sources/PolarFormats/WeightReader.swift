@@ -46,7 +46,7 @@ public final class WeightReader: Sendable {
       model.config.architecture == .opt ? "model.decoder.embed_tokens.weight" : "model.embed_tokens.weight"
     guard let embedding = model.stored[name] else { return }
     let equal = try head.file.withBytes(head.range) { first throws(PolarError) in
-      try embedding.file.withBytes(embedding.range) { second in first.elementsEqual(second) }
+      try embedding.file.withBytes(embedding.range) { second in sameBytes(first, second) }
     }
     guard equal, head.info.dtype == embedding.info.dtype, head.info.shape == embedding.info.shape else {
       throw .weight(name: head.info.name, reason: "differs from \(name), to which the configuration ties it")

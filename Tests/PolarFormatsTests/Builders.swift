@@ -40,7 +40,10 @@ func littleEndian<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
   withUnsafeBytes(of: value.littleEndian) { Array($0) }
 }
 
-func floatBytes(_ floats: [Float]) -> [UInt8] { floats.flatMap { littleEndian($0.bitPattern) } }
+/// The little-endian bytes of `floats`.
+func floatBytes(_ floats: [Float]) -> [UInt8] {
+  floats.map { $0.bitPattern.littleEndian }.withUnsafeBytes { Array($0) }
+}
 
 /// A safetensors file of any header and data, right or wrong.
 func safetensors(_ header: String, data: [UInt8] = []) -> [UInt8] {

@@ -27,10 +27,13 @@ import Testing
     #expect(polarError { _ = try file.integer(at: 0, as: UInt8.self) }?.isMalformed == true)
   }
 
-  @Test func refusesMissingFilesAndFolders() throws {
+  @Test func refusesMissingFilesFoldersAndPipes() throws {
     let folder = try TemporaryFolder()
     #expect(polarError { _ = try MappedFile(path: folder.url.path + "/none") }?.isFile == true)
     #expect(polarError { _ = try MappedFile(path: folder.url.path) }?.isFile == true)
+    let pipe = folder.url.path + "/pipe"
+    try #require(mkfifo(pipe, 0o600) == 0)
+    #expect(polarError { _ = try MappedFile(path: pipe) }?.isFile == true)
   }
 
   @Test func noticesThatTheFileWasShortened() throws {

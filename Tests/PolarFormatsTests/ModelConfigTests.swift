@@ -257,6 +257,9 @@ private let opt = """
       polarError { _ = try gguf { $0.tensor("rope_freqs.weight", [3]) { _ in 1 } } }?.isConfiguration == true)
     #expect(
       polarError { _ = try gguf { $0.tensor("rope_freqs.weight", [4]) { _ in 0 } } }?.isConfiguration == true)
+    let tokens = (0..<11).map { "t\($0)" }
+    #expect(
+      polarError { _ = try gguf { $0.strings("tokenizer.ggml.tokens", tokens) } }?.isConfiguration == true)
     let differs =
       littleEndian(UInt32(4)) + littleEndian(UInt64(2)) + littleEndian(UInt32(1)) + littleEndian(UInt32(2))
     #expect(
