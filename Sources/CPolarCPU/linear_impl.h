@@ -3,9 +3,9 @@
 // how many chains run side by side, and whether the weights become f32 in the tile or before it.
 
 enum {
-  // Most pairs of inputs between stores of the accumulators, when rows are many: a panel's block of 12 KiB, or 24 KiB
+  // Most pairs of inputs between stores of the accumulators, when rows are many: a panel's block of 8 KiB, or 16 KiB
   // as f32, stays in L1.
-  FN(block_pairs) = 96,
+  FN(block_pairs) = 64,
   // Row groups from which on it pays to widen a block of weights once.
   FN(widen_groups) = 3,
 };

@@ -1,6 +1,6 @@
 // Internal, included once per instruction set after vec.h: norms, activations, rotary embedding.
 
-// A sum of f(i) in a fixed order: VW running sums over whole vectors, then the rest one by one.
+// The sum of (x - mean)^2 in a fixed order: VW running sums over whole vectors, then the rest one by one.
 static float FN(sum_squares)(const float *x, float mean, int64_t n) {
   vf a = {0}, b = {0};
   int64_t i = 0;
@@ -115,7 +115,7 @@ static void FN(relu)(const polar_row_args *args, int64_t low, int64_t high) {
   }
 }
 
-// Sine and cosine of an angle below 2^31 in magnitude: exact reduction by pi/2 in double, then polynomials whose error is
+// Sine and cosine of an angle below 2^31 in magnitude: reduction by pi/2 in double, then polynomials whose error is
 // below a float's rounding.
 static void FN(sine_cosine)(const float *angles, float *sine, float *cosine, int64_t n) {
   for (int64_t i = 0; i < n; i++) {
