@@ -137,9 +137,10 @@ public final class Sampler {
       isMassAlone ? (1 - parameters.topP) / 2 * Float(total) / Float(vocabulary) : parameters.minP
     let list = candidates.buffer
     var count = 0
-    for index in 0..<vocabulary where weights[index] >= floor && weights[index] > 0 {
+    for index in 0..<vocabulary {
+      // No branch: half of the weights may pass, in no pattern. `count` never overtakes `index`.
       list[count] = Int32(index)
-      count += 1
+      count += weights[index] >= floor && weights[index] > 0 ? 1 : 0
     }
     var selection = TokenSelection(weights: UnsafeBufferPointer(weights), candidates: list, count: count)
     if filtersCount { selection.keepMostLikely(parameters.topK) }
