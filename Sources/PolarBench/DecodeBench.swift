@@ -1,5 +1,5 @@
 public import PolarCore
-public import PolarEngine
+import PolarEngine
 import PolarFormats
 public import PolarModels
 public import PolarSparsity

@@ -1,3 +1,4 @@
+import PolarCore
 import PolarSparsity
 
 /// Samples with the moments that standardise their inputs.

@@ -1,4 +1,4 @@
-import PolarCore
+public import PolarCore
 
 /// Which positions of which sequences a batch holds and where their pages lie: a ``PolarCore/ForwardBatch`` as values.
 public struct BatchLayout: Sendable, Equatable {

@@ -60,25 +60,3 @@ public final class RandomPolicy: SparsityPolicy {
     return Selection(heads: ActiveHeads(mask: mask, fallback: fallback[context.layer]))
   }
 }
-
-/// The splitmix64 generator (Steele, Lea and Flood 2014): small, seeded, and the same on every machine.
-public struct SplitMix64: RandomNumberGenerator, Sendable {
-  private var state: UInt64
-
-  /// A generator whose sequence follows from `seed` alone.
-  public init(seed: UInt64) { state = seed }
-
-  /// The next 64 bits.
-  public mutating func next() -> UInt64 {
-    state &+= 0x9E37_79B9_7F4A_7C15
-    var z = state
-    z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-    z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-    return z ^ (z >> 31)
-  }
-
-  /// A float that is uniform in (0, 1].
-  public mutating func unitFloat() -> Float {
-    Float((next() >> 40) + 1) * 0x1p-24
-  }
-}

@@ -1,3 +1,4 @@
+import PolarCore
 import PolarCalibration
 import PolarSparsity
 import Testing

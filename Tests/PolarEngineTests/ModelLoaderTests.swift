@@ -46,7 +46,7 @@ import Testing
     let folder = try folder(tokens: alphabet(96))
     defer { try? FileManager.default.removeItem(at: folder) }
     let backend = try CPUBackend()
-    let loaded = try ModelLoader.load(folder, on: backend)
+    let loaded = try ModelLoader.load(from: folder, on: backend)
     #expect(loaded.file.format == "safetensors" && loaded.file.byteCount > 0 && loaded.chatTemplate == nil)
     let runner = try ModelRunner(
       model: loaded.model, backend: backend, cachePages: 16, maximumRows: 32, maximumSequences: 4,
@@ -62,7 +62,7 @@ import Testing
     let folder = try folder(tokens: alphabet(97))
     defer { try? FileManager.default.removeItem(at: folder) }
     do {
-      _ = try ModelLoader.load(folder, on: ReferenceBackend())
+      _ = try ModelLoader.load(from: folder, on: ReferenceBackend())
       Issue.record("id 96 was accepted in a vocabulary of 96")
     } catch {
       #expect(error.description.contains("smaller than an id") && error.description.contains("96"))
@@ -73,13 +73,13 @@ import Testing
     let folder = try folder(tokens: nil)
     defer { try? FileManager.default.removeItem(at: folder) }
     do {
-      _ = try ModelLoader.load(folder, on: ReferenceBackend())
+      _ = try ModelLoader.load(from: folder, on: ReferenceBackend())
       Issue.record("no tokenizer, but it loads")
     } catch {
       #expect(error.description.contains("tokenizer.json"))
     }
     #expect(throws: PolarError.self) {
-      try ModelLoader.load(folder.appendingPathComponent("none.gguf"), on: ReferenceBackend())
+      try ModelLoader.load(from: folder.appendingPathComponent("none.gguf"), on: ReferenceBackend())
     }
   }
 
@@ -91,7 +91,7 @@ import Testing
       return
     }
     let backend = try CPUBackend()
-    let loaded = try ModelLoader.load(books, on: backend)
+    let loaded = try ModelLoader.load(from: books, on: backend)
     let runner = try ModelRunner(
       model: loaded.model, backend: backend, cachePages: 16, maximumRows: 32, maximumSequences: 2,
       maximumContext: 64)

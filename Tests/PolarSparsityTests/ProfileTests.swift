@@ -47,11 +47,7 @@ private func sample() throws -> SparsityProfile {
 }
 
 private func config(_ json: String) throws -> ModelConfig {
-  try inDirectory { directory in
-    let path = directory + "/config.json"
-    try Data(json.utf8).write(to: URL(fileURLWithPath: path))
-    return try ModelConfig(huggingFace: path)
-  }
+  try ModelConfig(huggingFace: Data(json.utf8), path: "config.json")
 }
 
 /// Runs `body` with a directory of its own that is removed afterwards.
