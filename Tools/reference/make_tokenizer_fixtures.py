@@ -75,6 +75,9 @@ def corpus() -> list[str]:
         "if(a&&b||!c){\n  d+=e<<2;\n}\n", "    indented\n\tTab\n        deep\n", "# Title\n\n* item\n* item\n\n```swift\nlet x = 1\n```\n",
         '{"a": [1, 2.5, null], "b": {"c": "d\\n"}}', "SELECT * FROM t WHERE id = 10;--", "https://example.org/path?q=a%20b&c=d#e", "aaaaabaaaabbaaab" * 8,
         "ababababab" * 20, "thethethethe", " the the  the   the", "=" * 70, "-" * 33 + "\n", "\t\t\t\tx", " " * 40 + "x", "\n" * 20, "\u4e2d" * 50,
+        # Where Unicode versions and normalisers differ.
+        "\u1113\u1169 \u110c\u1176 \uac00\u11a7 \uac00\u11c3 \u1112\u1175\u11c2 \ud76c\u11b1\u11b1", "q\u0301\u0f73 q\u0f75\u0301", "q\u1ac3\u0334\u0301 \u0301\u1dc4\u0334",
+        "\u0503\u1631x\U00016ec0.x \ua7ce \U00011de0", "\U00011935\U00011930 \U000105d2\u0307",
     ]
     rng = random.Random(7)
     alphabet = list("aAbBsStTrReEvVmMlLdD''''   \n\r\t12390.,!-_<>|/\\") + list(
