@@ -56,19 +56,19 @@ extension SparsityProfile {
       for (layer, router) in routers.enumerated() {
         guard let router else { continue }
         let name = "\(set).\(layer)"
-        try writer.add(name + ".weight", shape: [router.units, router.inputs], floats: router.weight)
-        try writer.add(name + ".bias", shape: [router.units], floats: router.bias)
+        try writer.add(name + ".weight", f32: router.weight, shape: [router.units, router.inputs])
+        try writer.add(name + ".bias", f32: router.bias, shape: [router.units])
         guard router.hiddenUnits > 0 else { continue }
         try writer.add(
-          name + ".hidden.weight", shape: [router.hiddenUnits, router.inputs], floats: router.hiddenWeight)
-        try writer.add(name + ".hidden.bias", shape: [router.hiddenUnits], floats: router.hiddenBias)
+          name + ".hidden.weight", f32: router.hiddenWeight, shape: [router.hiddenUnits, router.inputs])
+        try writer.add(name + ".hidden.bias", f32: router.hiddenBias, shape: [router.hiddenUnits])
         try writer.add(
-          name + ".output.weight", shape: [router.units, router.hiddenUnits], floats: router.outputWeight)
+          name + ".output.weight", f32: router.outputWeight, shape: [router.units, router.hiddenUnits])
       }
     }
-    try writer.add("mean_deviations", shape: [model.layers, units.count], floats: meanDeviations)
-    try writer.add("mean_norms", shape: [model.layers, units.count], floats: meanNorms)
-    try writer.add("constants", shape: [model.layers, model.heads, model.headDim], floats: constants)
+    try writer.add("mean_deviations", f32: meanDeviations, shape: [model.layers, units.count])
+    try writer.add("mean_norms", f32: meanNorms, shape: [model.layers, units.count])
+    try writer.add("constants", f32: constants, shape: [model.layers, model.heads, model.headDim])
     try writer.write(to: path)
   }
 

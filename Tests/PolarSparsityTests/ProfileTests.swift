@@ -47,11 +47,7 @@ private func sample() throws -> SparsityProfile {
 }
 
 private func config(_ json: String) throws -> ModelConfig {
-  try inDirectory { directory in
-    let path = directory + "/config.json"
-    try Data(json.utf8).write(to: URL(fileURLWithPath: path))
-    return try ModelConfig(huggingFace: path)
-  }
+  try ModelConfig(huggingFace: Data(json.utf8), path: "config.json")
 }
 
 /// Runs `body` with a directory of its own that is removed afterwards.
@@ -129,7 +125,8 @@ private func encoded(_ profile: SparsityProfile) throws -> Data {
       copy.replaceSubrange(range, with: Data(new.utf8))
       return copy
     }
-    #expect(try refusal(replaced("polar-sparsity-profile", "polar-sparsity-profilX")) == "not a sparsity profile")
+    #expect(
+      try refusal(replaced("polar-sparsity-profile", "polar-sparsity-profilX")) == "not a sparsity profile")
     #expect(try refusal(replaced("\"version\":\"1\"", "\"version\":\"7\""))?.contains("version 7") == true)
     #expect(try refusal(replaced("\\\"layers\\\":3", "\\\"layers\\\":9")) != nil)
     #expect(try refusal(replaced("\\\"heads\\\":4", "\\\"heads\\\":0"))?.contains("heads") == true)
