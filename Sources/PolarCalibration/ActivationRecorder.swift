@@ -75,6 +75,7 @@ public final class ActivationRecorder: ForwardTap {
 
   private func means(_ sums: [Double]) -> [Float] { sums.map { Float($0 / Double(max(1, tokens))) } }
 
+  /// Records one layer of a prefill step.
   public func attention(
     _ context: AttentionContext, output: Tensor, workspace: inout Workspace, on backend: any Backend
   ) {

@@ -92,12 +92,15 @@ extension QualityReport {
         let path = points.map { "\(Self.fixed(x($0.got), 1)),\(Self.fixed(y(increase($0)), 1))" }
         svg += "<polyline class=\"\(style)\" points=\"\(path.joined(separator: " "))\"/>"
         for point in points {
-          let tip = "\(policy.rawValue), \(mode.rawValue), \(Self.fixed(point.got, 3)): "
+          let tip =
+            "\(policy.rawValue), \(mode.rawValue), \(Self.fixed(point.got, 3)): "
             + Self.percent(increase(point))
-          svg += "<circle class=\"line \(policy.rawValue)\" r=\"3\" cx=\"\(Self.fixed(x(point.got), 1))\" "
+          svg +=
+            "<circle class=\"line \(policy.rawValue)\" r=\"3\" cx=\"\(Self.fixed(x(point.got), 1))\" "
             + "cy=\"\(Self.fixed(y(increase(point)), 1))\"><title>\(tip)</title></circle>"
         }
-        svg += "<line class=\"\(style)\" x1=\"\(width - right + 12)\" y1=\"\(labelY - 4)\" "
+        svg +=
+          "<line class=\"\(style)\" x1=\"\(width - right + 12)\" y1=\"\(labelY - 4)\" "
           + "x2=\"\(width - right + 40)\" y2=\"\(labelY - 4)\"/>"
         svg += text(width - right + 46, labelY, "\(policy.rawValue), \(mode.rawValue)", "start", "")
         labelY += 18
@@ -143,7 +146,8 @@ extension QualityReport {
     for (index, (layer, value)) in values.enumerated() {
       let size = min(1, max(0, value)) * (height - 20)
       let x = left + Double(index) * step
-      svg += "<rect class=\"\(style)\" x=\"\(Self.fixed(x + step * 0.1, 1))\" "
+      svg +=
+        "<rect class=\"\(style)\" x=\"\(Self.fixed(x + step * 0.1, 1))\" "
         + "y=\"\(Self.fixed(height - 10 - size, 1))\" width=\"\(Self.fixed(step * 0.8, 1))\" "
         + "height=\"\(Self.fixed(size, 1))\"><title>layer \(layer): \(Self.fixed(value, 3))</title></rect>"
       svg += text(x + step / 2, height + 8, "\(layer)", "middle", "axis")
@@ -158,14 +162,16 @@ extension QualityReport {
     let largest = max(profile.meanDeviations.max() ?? 0, 1e-9)
     let (cellWidth, cellHeight) = (850.0 / Double(max(1, units)), 14.0)
     let height = Double(layers) * cellHeight + 30
-    var svg = "<svg viewBox=\"0 0 900 \(Self.fixed(height, 0))\" role=\"img\" aria-label=\"Mean deviation per head\">"
+    var svg =
+      "<svg viewBox=\"0 0 900 \(Self.fixed(height, 0))\" role=\"img\" aria-label=\"Mean deviation per head\">"
     for layer in 0..<layers {
       svg += text(34, Double(layer) * cellHeight + 11, "\(layer)", "end", "axis")
       for unit in 0..<units {
         let value = profile.meanDeviations[layer * units + unit]
         // The square root spreads the many small values.
         let strength = Double(max(0, value) / largest).squareRoot()
-        svg += "<rect x=\"\(Self.fixed(40 + Double(unit) * cellWidth, 1))\" "
+        svg +=
+          "<rect x=\"\(Self.fixed(40 + Double(unit) * cellWidth, 1))\" "
           + "y=\"\(Self.fixed(Double(layer) * cellHeight, 1))\" width=\"\(Self.fixed(cellWidth - 1, 1))\" "
           + "height=\"\(cellHeight - 1)\" style=\"fill:rgba(var(--heat),\(Self.fixed(0.06 + 0.94 * strength, 3)))\">"
           + "<title>layer \(layer), unit \(unit): \(Self.fixed(Double(value), 4))</title></rect>"

@@ -31,7 +31,9 @@ public struct QualityReport: Sendable {
             + "\(profile.recentPages) pages)" : "paper (top-k by norm; zero fallback)")
       lines.append(
         Self.pad("wanted", 7)
-          + policies.map { Self.pad($0.rawValue + ": got", 14) + Self.pad("perplexity", 11) + Self.pad("KL", 8) }
+          + policies.map {
+            Self.pad($0.rawValue + ": got", 14) + Self.pad("perplexity", 11) + Self.pad("KL", 8)
+          }
           .joined())
       let densities = Set(policies.flatMap { profile.rows($0, mode: mode).map(\.wanted) }).sorted()
       for density in densities {

@@ -64,7 +64,9 @@ struct RouterNetwork: Sendable {
       for j in 0..<hidden {
         result.first[i * result.width + j] = (generator.unitFloat() * 2 - 1) * spread
       }
-      for j in 0..<paddedUnits { result.first[i * result.width + hidden + j] = first[i * width + self.hidden + j] }
+      for j in 0..<paddedUnits {
+        result.first[i * result.width + hidden + j] = first[i * width + self.hidden + j]
+      }
     }
     result.bias = bias
     return result

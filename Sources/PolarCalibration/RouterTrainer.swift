@@ -24,6 +24,7 @@ public struct RouterTrainer: Sendable {
     public var floor: Float = 1e-3
     /// The least relative gain in held-out error that pays for the hidden layer.
     public var hiddenGain = 0.01
+    /// Where the random numbers of training start.
     public var seed: UInt64 = 1
 
     /// The defaults.

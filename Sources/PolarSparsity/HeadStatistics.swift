@@ -78,6 +78,7 @@ public final class HeadStatistics: Sendable {
 public struct CountingPolicy: SparsityPolicy {
   private let base: any SparsityPolicy
   private let statistics: HeadStatistics
+  /// The other policy's name.
   public var name: String { base.name }
 
   /// Counts what `base` selects in `statistics`.
@@ -86,8 +87,10 @@ public struct CountingPolicy: SparsityPolicy {
     self.statistics = statistics
   }
 
+  /// Bytes of workspace that selecting takes for `rows` rows, the mask included.
   public func workspaceByteCount(rows: Int) -> Int { base.workspaceByteCount(rows: rows) }
 
+  /// The heads of one layer of a decode step.
   public func select(
     _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
   ) -> Selection {

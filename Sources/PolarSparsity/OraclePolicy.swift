@@ -9,6 +9,7 @@ public struct OraclePolicy: SparsityPolicy {
   private let fallback: LayerFallback
   private let headDim: Int
   private let denseLayers: Set<Int>
+  /// `oracle`.
   public var name: String { "oracle" }
 
   /// An oracle.
@@ -31,11 +32,13 @@ public struct OraclePolicy: SparsityPolicy {
     self.denseLayers = denseLayers
   }
 
+  /// Bytes of workspace that selecting takes for `rows` rows, the mask included.
   public func workspaceByteCount(rows: Int) -> Int {
     let heads = units.count * units.headsPerUnit
     return rows * (heads * headDim * 8 + heads * 6 + units.count * 4) + 64 * 6
   }
 
+  /// The heads of one layer of a decode step.
   public func select(
     _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
   ) -> Selection {

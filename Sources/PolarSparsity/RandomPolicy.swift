@@ -13,6 +13,7 @@ public final class RandomPolicy: SparsityPolicy {
   private let rule: SelectionRule
   private let fallback: LayerFallback
   private let denseLayers: Set<Int>
+  /// `random`.
   public var name: String { "random" }
 
   /// Random heads at a density: exactly `max(1, round(density * units))` per row in ``SparsityMode/paper``, each with
@@ -33,10 +34,12 @@ public final class RandomPolicy: SparsityPolicy {
         scores: Array(repeating: 0, count: maximumRows * units.count)))
   }
 
+  /// Bytes of workspace that selecting takes for `rows` rows, the mask included.
   public func workspaceByteCount(rows: Int) -> Int {
     rows * units.count * (4 + units.headsPerUnit) + 128
   }
 
+  /// The heads of one layer of a decode step.
   public func select(
     _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
   ) -> Selection {

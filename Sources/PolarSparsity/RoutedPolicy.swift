@@ -6,6 +6,7 @@ public struct RoutedPolicy: SparsityPolicy {
   private let rule: SelectionRule
   private let fallback: LayerFallback
   private let units: SelectionUnits
+  /// `routed`, unless it was given another.
   public let name: String
 
   /// A policy over trained routers.
@@ -39,10 +40,12 @@ public struct RoutedPolicy: SparsityPolicy {
       fallback: LayerFallback(profile.fallback(mode), profile: profile, on: backend))
   }
 
+  /// Bytes of workspace that selecting takes for `rows` rows, the mask included.
   public func workspaceByteCount(rows: Int) -> Int {
     router.workspaceByteCount(rows: rows) + rows * units.count * units.headsPerUnit + 64
   }
 
+  /// The heads of one layer of a decode step.
   public func select(
     _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
   ) -> Selection {

@@ -16,8 +16,11 @@ public protocol SparsityPolicy: Sendable {
 public struct DensePolicy: SparsityPolicy {
   /// The dense policy.
   public init() {}
+  /// `dense`.
   public var name: String { "dense" }
+  /// Bytes of workspace that selecting takes for `rows` rows, the mask included.
   public func workspaceByteCount(rows: Int) -> Int { 0 }
+  /// The heads of one layer of a decode step.
   public func select(
     _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
   ) -> Selection { .dense }

@@ -7,10 +7,15 @@ public struct SparsityProfile: Sendable, Equatable {
   public struct Model: Sendable, Equatable, Codable {
     /// A digest of the model's weights, made by the caller; profiles load only on equal fingerprints.
     public var fingerprint: String
+    /// Decoder layers.
     public var layers: Int
+    /// Query heads of a layer.
     public var heads: Int
+    /// KV heads of a layer.
     public var kvHeads: Int
+    /// Elements of a head's vectors.
     public var headDim: Int
+    /// Width of the residual stream.
     public var hidden: Int
 
     /// The dimensions of `config` under a fingerprint.
@@ -32,6 +37,7 @@ public struct SparsityProfile: Sendable, Equatable {
     public var tokens: Int
     /// Tokens whose activations trained the routers.
     public var samples: Int
+    /// Where the random numbers of training start.
     public var seed: UInt64
 
     /// A record of one calibration.
@@ -62,6 +68,7 @@ public struct SparsityProfile: Sendable, Equatable {
 
   /// How well one layer's router predicts, on held-out calibration tokens.
   public struct LayerQuality: Sendable, Equatable, Codable {
+    /// The layer's index.
     public var layer: Int
     /// Explained variance of the log deviation.
     public var r2: Double

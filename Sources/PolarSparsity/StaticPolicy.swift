@@ -5,6 +5,7 @@ public import PolarCore
 /// It is a router without weights, so that it needs no bound on the batch and runs on every backend.
 public struct StaticPolicy: SparsityPolicy {
   private let routed: RoutedPolicy
+  /// `static`.
   public var name: String { "static" }
 
   /// A fixed choice of units per layer; `masks[layer]` is nil where a layer is dense.
@@ -49,8 +50,10 @@ public struct StaticPolicy: SparsityPolicy {
       fallback: LayerFallback(profile.fallback(mode), profile: profile, on: backend), on: backend)
   }
 
+  /// Bytes of workspace that selecting takes for `rows` rows, the mask included.
   public func workspaceByteCount(rows: Int) -> Int { routed.workspaceByteCount(rows: rows) }
 
+  /// The heads of one layer of a decode step.
   public func select(
     _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
   ) -> Selection { routed.select(context, workspace: &workspace, on: backend) }

@@ -125,7 +125,8 @@ private func encoded(_ profile: SparsityProfile) throws -> Data {
       copy.replaceSubrange(range, with: Data(new.utf8))
       return copy
     }
-    #expect(try refusal(replaced("polar-sparsity-profile", "polar-sparsity-profilX")) == "not a sparsity profile")
+    #expect(
+      try refusal(replaced("polar-sparsity-profile", "polar-sparsity-profilX")) == "not a sparsity profile")
     #expect(try refusal(replaced("\"version\":\"1\"", "\"version\":\"7\""))?.contains("version 7") == true)
     #expect(try refusal(replaced("\\\"layers\\\":3", "\\\"layers\\\":9")) != nil)
     #expect(try refusal(replaced("\\\"heads\\\":4", "\\\"heads\\\":0"))?.contains("heads") == true)
