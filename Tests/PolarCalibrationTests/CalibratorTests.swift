@@ -19,7 +19,7 @@ private func tiny(on backend: any Backend) throws -> any CausalLM {
 
 /// Tokens that follow each other by a noisy rule.
 private func text(_ count: Int, seed: UInt64) -> [Int32] {
-  var generator = PolarSparsity.SplitMix64(seed: seed)
+  var generator = SplitMix64(seed: seed)
   var token: UInt64 = 3
   return (0..<count).map { _ in
     token = generator.next() % 3 == 0 ? generator.next() % 90 : (token * 7 + 5) % 90

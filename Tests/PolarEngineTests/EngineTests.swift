@@ -56,11 +56,11 @@ extension Engine {
   private func together(
     _ engine: Engine, _ prompts: [[Int32]], _ parameters: (Int) -> SamplingParameters
   ) async throws -> [Outcome] {
-    var streams: [AsyncThrowingStream<GenerationEvent, any Error>] = []
-    for (index, prompt) in prompts.enumerated() {
-      streams.append(
-        try await engine.submit(GenerationRequest(promptTokens: prompt, parameters: parameters(index))))
-    }
+    // In one visit to the actor, so that no step runs before all are queued.
+    let streams = try await engine.submitAll(
+      prompts.indices.map {
+        GenerationRequest(promptTokens: prompts[$0], parameters: parameters($0))
+      })
     var outcomes: [Outcome] = []
     for stream in streams { outcomes.append(try await collect(stream)) }
     return outcomes

@@ -148,6 +148,12 @@ extension Engine {
     let stream = try submit(GenerationRequest(promptTokens: prompt, parameters: parameters))
     return try await collect(stream)
   }
+
+  func submitAll(
+    _ requests: [GenerationRequest]
+  ) throws -> [AsyncThrowingStream<GenerationEvent, any Error>] {
+    try requests.map { try submit($0) }
+  }
 }
 
 func collect(_ stream: AsyncThrowingStream<GenerationEvent, any Error>) async throws -> Outcome {

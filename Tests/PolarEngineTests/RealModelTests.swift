@@ -42,12 +42,9 @@ import Testing
   }
 
   private func all(_ engine: Engine, _ prompts: [[Int32]], tokens: Int) async throws -> [[Int32]] {
-    var streams: [AsyncThrowingStream<GenerationEvent, any Error>] = []
-    for prompt in prompts {
-      streams.append(
-        try await engine.submit(
-          GenerationRequest(promptTokens: prompt, parameters: .init(maxTokens: tokens))))
-    }
+    // In one visit to the actor, so that no step runs before all are queued.
+    let streams = try await engine.submitAll(
+      prompts.map { GenerationRequest(promptTokens: $0, parameters: .init(maxTokens: tokens)) })
     var result: [[Int32]] = []
     for stream in streams { result.append(try await collect(stream).tokens) }
     return result

@@ -13,7 +13,7 @@ final class AttentionScene {
   let context: Int
   private(set) var workspace: Workspace
   private var blocks: [any DeviceMemory] = []
-  private var generator = PolarSparsity.SplitMix64(seed: 11)
+  private var generator = SplitMix64(seed: 11)
   private let kv: KVLayer
   private let batch: ForwardBatch
   private let input: Tensor
@@ -26,7 +26,7 @@ final class AttentionScene {
     self.heads = heads
     self.kvHeads = kvHeads
     self.context = context
-    var generator = PolarSparsity.SplitMix64(seed: 11)
+    var generator = SplitMix64(seed: 11)
     var blocks: [any DeviceMemory] = []
     let backend = backend
     func memory(_ bytes: Int) throws -> Address {
