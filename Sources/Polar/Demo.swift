@@ -139,7 +139,8 @@ public struct Demo: Sendable {
     let stride = tokens.count / options.batch
     guard longest >= 2, stride >= longest + options.steps + 1 else {
       throw .request(
-        field: "batch", reason: "\(options.batch) sequences of up to \(longest) tokens exceed the prompts' text")
+        field: "batch",
+        reason: "\(options.batch) sequences of up to \(longest) tokens exceed the prompts' text")
     }
     return (0..<options.batch).map { index in
       // Lengths between 3/4 of the longest and the longest, scattered over the batch.

@@ -170,4 +170,3 @@ extension LoadedModel {
     return profile
   }
 }
-

@@ -1,3 +1,6 @@
+// The ops are documented where they are declared, in PolarCore.Backend.
+// swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
+
 public import PolarCore
 public import PolarSparsity
 

@@ -17,6 +17,7 @@ public enum PolarError: Error, Sendable, Equatable, CustomStringConvertible {
   /// Memory could not be had.
   case outOfMemory(what: String, bytes: Int)
 
+  /// One line: what is wrong and where.
   public var description: String {
     switch self {
     case .file(let path, let reason): "\(path): \(reason)"

@@ -19,7 +19,8 @@ public struct Workspace: ~Copyable {
   /// Running out is a programmer error: the arena is sized for the largest batch at start-up.
   public mutating func take(rows: Int = 1, columns: Int, dtype: DType = .f32) -> Tensor {
     let bytes = (rows * columns * dtype.byteCount + 63) & ~63
-    precondition(used + bytes <= memory.byteCount, "workspace too small: \(used + bytes) > \(memory.byteCount)")
+    precondition(
+      used + bytes <= memory.byteCount, "workspace too small: \(used + bytes) > \(memory.byteCount)")
     let tensor = Tensor(memory.base.advanced(by: used), rows: rows, columns: columns, dtype: dtype)
     used += bytes
     peak = max(peak, used)

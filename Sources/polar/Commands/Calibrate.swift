@@ -11,7 +11,8 @@ import PolarTokenizer
 struct CalibrateCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "calibrate",
-    abstract: "Learns a model's sparsity profile from text: routers, thresholds, and a measured quality curve.",
+    abstract:
+      "Learns a model's sparsity profile from text: routers, thresholds, and a measured quality curve.",
     discussion: """
       Runs the text through the dense model, trains one small router per layer, finds thresholds, and measures perplexity
       and divergence through the decode path that serves. Without --held-out the last fifth of the text is held out.

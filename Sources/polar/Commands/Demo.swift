@@ -7,7 +7,8 @@ import PolarSparsity
 struct DemoCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "demo",
-    abstract: "Continues a batch of prompts with the embedded model, dense beside head-sparse; needs nothing.")
+    abstract: "Continues a batch of prompts with the embedded model, dense beside head-sparse; needs nothing."
+  )
 
   @Option(help: "Sequences in the batch.")
   var batch = 64

@@ -69,14 +69,25 @@ struct GenerateCommand: AsyncParsableCommand {
   private struct PromptLine: Decodable {
     var id: String?
     var prompt: String
-    var max_tokens: Int?  // the field name users of vLLM know
+    var maxTokens: Int?
+
+    // The field names users of vLLM know.
+    enum CodingKeys: String, CodingKey {
+      case id, prompt
+      case maxTokens = "max_tokens"
+    }
   }
 
   private struct ResultLine: Encodable {
     var id: String
     var text: String
     var tokens: Int
-    var stop_reason: String
+    var stopReason: String
+
+    enum CodingKeys: String, CodingKey {
+      case id, text, tokens
+      case stopReason = "stop_reason"
+    }
   }
 
   private func readPrompts(_ path: String) throws -> [PromptLine] {
@@ -108,7 +119,7 @@ struct GenerateCommand: AsyncParsableCommand {
     let results = try await withThrowingTaskGroup(of: (Int, ResultLine).self) { group in
       for (index, line) in prompts.enumerated() {
         var parameters = base
-        if let most = line.max_tokens { parameters.maxTokens = most }
+        if let most = line.maxTokens { parameters.maxTokens = most }
         // Submitted in order, so that the first prompts start first.
         let stream = try await language.generate(line.prompt, parameters: parameters)
         group.addTask {
@@ -121,7 +132,7 @@ struct GenerateCommand: AsyncParsableCommand {
                 index,
                 ResultLine(
                   id: line.id ?? String(index), text: text, tokens: info.generation.generationTokenCount,
-                  stop_reason: info.generation.stopReason.rawValue)
+                  stopReason: info.generation.stopReason.rawValue)
               )
             }
           }

@@ -28,7 +28,8 @@ struct SparsityOptions: ParsableArguments {
   @Option(help: "A sparsity profile made by `polar calibrate`; without one decoding is dense.")
   var profile: String?
 
-  @Option(help: "Mean fraction of heads computed in full, over 0 and at most 1; the profile's own by default.")
+  @Option(
+    help: "Mean fraction of heads computed in full, over 0 and at most 1; the profile's own by default.")
   var density: Double?
 
   @Option(help: "How heads are chosen: adaptive (default) or paper (top-k by norm, others zero).")
