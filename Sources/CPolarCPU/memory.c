@@ -2,7 +2,6 @@
 #if defined(__linux__)
 #define _GNU_SOURCE
 #endif
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -43,47 +42,4 @@ void polar_memory_free(void *memory, size_t bytes) {
   } else {
     free(memory);
   }
-}
-
-#if defined(__linux__)
-// The number in a one-line file; 0 when there is none ("max", no such file).
-static uint64_t read_number(const char *path) {
-  FILE *file = fopen(path, "r");
-  if (!file) return 0;
-  unsigned long long value = 0;
-  const int found = fscanf(file, "%llu", &value);
-  fclose(file);
-  return found == 1 ? value : 0;
-}
-
-static uint64_t system_available(void) {
-  FILE *file = fopen("/proc/meminfo", "r");
-  if (!file) return 0;
-  char line[128];
-  unsigned long long kilobytes = 0;
-  while (fgets(line, sizeof line, file))
-    if (sscanf(line, "MemAvailable: %llu kB", &kilobytes) == 1) break;
-  fclose(file);
-  return kilobytes * 1024;
-}
-#endif
-
-uint64_t polar_memory_available(void) {
-#if defined(__linux__)
-  uint64_t available = system_available();
-  static const char *const groups[][2] = {
-    {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
-    {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"},
-  };
-  for (size_t i = 0; i < sizeof groups / sizeof groups[0]; i++) {
-    const uint64_t limit = read_number(groups[i][0]);
-    if (limit == 0) continue;
-    const uint64_t used = read_number(groups[i][1]);
-    const uint64_t left = limit > used ? limit - used : 0;
-    if (available == 0 || left < available) available = left;
-  }
-  return available;
-#else
-  return 0;
-#endif
 }

@@ -88,12 +88,6 @@ public final class CPUBackend: Backend {
   /// Does nothing: ops return when they are done.
   public func synchronize() {}
 
-  /// Bytes that can still be allocated, by what the system and the control group leave; nil when unknown.
-  public static var availableMemory: Int? {
-    let bytes = polar_memory_available()
-    return bytes > 0 ? Int(clamping: bytes) : nil
-  }
-
   // MARK: Measurement
 
   /// GB/s (1e9 bytes) that all threads together read from memory, one sequential stream each: the best of

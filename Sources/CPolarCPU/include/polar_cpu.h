@@ -41,8 +41,6 @@ const polar_kernels *polar_cpu_table(int isa);
 void *polar_memory_allocate(size_t bytes);
 // Gives back what polar_memory_allocate returned for the same size.
 void polar_memory_free(void *memory, size_t bytes);
-// Bytes that can still be allocated: the smaller of what the system and the control group leave, or 0 if unknown.
-uint64_t polar_memory_available(void);
 
 // MARK: Context
 

@@ -7,6 +7,7 @@ import PolarEngine
 import PolarFormats
 import PolarModels
 import PolarSparsity
+import PolarTokenizer
 
 struct BenchCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -79,6 +80,8 @@ struct BenchDecodeCommand: ParsableCommand {
   var steps = 16
   @Option(help: "A sparsity profile.")
   var profile: String?
+  @Option(help: "A UTF-8 text file whose beginning is the prompt; the embedded books by default.")
+  var text: String?
   @Option(help: "Append JSON lines, with the conditions, to this file.")
   var json: String?
 
@@ -115,19 +118,23 @@ struct BenchDecodeCommand: ParsableCommand {
               density: value, fallback: .local(sinkPages: 1, recentPages: 4), seed: 1)))
       }
     }
+    // Real text, since how many heads a router selects depends on it.
+    guard let books = Demo.resources?.appendingPathComponent("prompts.txt").path else {
+      throw PolarError.file(path: "demo resources", reason: "are missing beside the executable")
+    }
+    let ids = loaded.tokenizer.encode(try readText(text ?? books))
     let bench = DecodeBench(model: loaded.model, backend: backend, limits: limits)
     print("    PP     TG      B     N_KV     S_PP t/s     S_TG t/s  speed-up  density  roofline  policy")
     for length in context.values {
-      // Pseudo-random tokens: the speed of dense decoding does not depend on them.
-      var state: UInt64 = 1
-      let prompt = (0..<max(0, length)).map { _ -> Int32 in
-        state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-        return Int32((state >> 33) % UInt64(config.vocabulary))
+      guard length >= 1, length <= ids.count else {
+        throw PolarError.request(
+          field: "context", reason: "\(length) is not between 1 and the text's \(ids.count) tokens")
       }
+      let prompt = Array(ids.prefix(length))
       for size in batch.values {
         let rows = try bench.run(
           prompt: prompt, batch: size, steps: steps, candidates: candidates)
-        for row in rows { print(text(row)) }
+        for row in rows { print(line(row)) }
         if let json {
           let encoder = JSONEncoder()
           encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
@@ -144,7 +151,7 @@ struct BenchDecodeCommand: ParsableCommand {
     }
   }
 
-  private func text(_ row: DecodeBench.Row) -> String {
+  private func line(_ row: DecodeBench.Row) -> String {
     func right(_ text: String, _ width: Int) -> String {
       String(repeating: " ", count: max(0, width - text.count)) + text
     }
