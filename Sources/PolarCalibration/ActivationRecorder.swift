@@ -27,6 +27,8 @@ public final class ActivationRecorder: ForwardTap {
   private var output: [Float] = []
   private var deviations: [Float] = []
   private var norms: [Float] = []
+  private var features: [Float] = []
+  private var row: [Float] = []
   private var deviationSums: [Double]
   private var normSums: [Double]
   private var outputSums: [Double]
@@ -46,12 +48,16 @@ public final class ActivationRecorder: ForwardTap {
     self.sinkPages = sinkPages
     self.recentPages = recentPages
     let sparseLayers = max(1, config.layers - denseLayers.count)
-    let bytes = LayerSamples.bytesPerToken(inputs: config.hidden, units: units.count) * sparseLayers
+    let features = Self.localFeatures(config)
+    let width = config.hidden + features
+    let bytes = LayerSamples.bytesPerToken(inputs: width, units: units.count) * sparseLayers
     let capacity = min(expectedTokens, max(1, memoryLimit / bytes))
     keep = Double(capacity) / Double(max(1, expectedTokens))
     samples = (0..<config.layers).map { layer in
       denseLayers.contains(layer)
-        ? nil : LayerSamples(inputs: config.hidden, units: units.count, capacity: capacity)
+        ? nil
+        : LayerSamples(
+          inputs: width, localFeatures: features, units: units.count, capacity: capacity)
     }
     deviationSums = Array(repeating: 0, count: config.layers * units.count)
     normSums = deviationSums
@@ -61,9 +67,12 @@ public final class ActivationRecorder: ForwardTap {
   /// The first position whose context reaches beyond the local pages.
   public var firstPosition: Int { (sinkPages + recentPages + 1) * KVPage.tokens }
 
+  /// Local features of a model: the norms of the two halves of every head's local output, an even number.
+  static func localFeatures(_ config: ModelConfig) -> Int { 2 * config.heads }
+
   /// Bytes of workspace that recording takes for `rows` rows, beside the model's own.
   public func workspaceByteCount(rows: Int) -> Int {
-    rows * 4 * (config.heads * config.headDim + config.heads + 2 * units.count) + 4 * 64
+    rows * 4 * (config.heads * config.headDim + 3 * config.heads + 2 * units.count) + 5 * 64
   }
 
   /// Mean relative deviation: `[layers, units]`.
@@ -87,6 +96,7 @@ public final class ActivationRecorder: ForwardTap {
     let headDeviations = workspace.take(rows: rows, columns: config.heads)
     let unitDeviations = workspace.take(rows: rows, columns: units.count)
     let unitNorms = workspace.take(rows: rows, columns: units.count)
+    let localNorms = workspace.take(rows: rows, columns: Self.localFeatures(config))
     backend.prefillAttention(
       local, query: context.query, kv: context.kv, batch: context.batch, scale: context.scale,
       span: .local(sinkPages: sinkPages, recentPages: recentPages))
@@ -95,25 +105,22 @@ public final class ActivationRecorder: ForwardTap {
       residual: context.residual)
     backend.headNorms(unitDeviations, attention: headDeviations)
     backend.headNorms(unitNorms, attention: output)
+    backend.headNorms(localNorms, attention: local)
     Self.read(unitDeviations, into: &deviations, from: backend)
     Self.read(unitNorms, into: &norms, from: backend)
+    Self.read(localNorms, into: &features, from: backend)
     Self.read(output, into: &self.output, from: backend)
     workspace.release(to: mark)
     addToMeans(context.layer)
     guard samples[context.layer] != nil, !keptRows.isEmpty else { return }
     Self.read(context.input, into: &input, from: backend)
-    let (hidden, count) = (config.hidden, units.count)
-    input.withUnsafeBufferPointer { input in
-      deviations.withUnsafeBufferPointer { deviations in
-        norms.withUnsafeBufferPointer { norms in
-          for row in keptRows {
-            samples[context.layer]?.append(
-              input: UnsafeBufferPointer(rebasing: input[row * hidden..<(row + 1) * hidden]),
-              deviations: UnsafeBufferPointer(rebasing: deviations[row * count..<(row + 1) * count]),
-              norms: UnsafeBufferPointer(rebasing: norms[row * count..<(row + 1) * count]))
-          }
-        }
-      }
+    let (hidden, count, pieces) = (config.hidden, units.count, Self.localFeatures(config))
+    for index in keptRows {
+      row.removeAll(keepingCapacity: true)
+      row += input[index * hidden..<(index + 1) * hidden]
+      row += features[index * pieces..<(index + 1) * pieces]
+      let labels = index * count..<(index + 1) * count
+      samples[context.layer]?.append(input: row, deviations: deviations[labels], norms: norms[labels])
     }
   }
 

@@ -169,8 +169,14 @@ public struct Calibrator: Sendable {
     _ samples: [LayerSamples?], profile: inout SparsityProfile,
     progress: @escaping @Sendable (CalibrationProgress) -> Void
   ) {
-    let trainer = RouterTrainer(options: options.trainer)
     let sparse = samples.indices.filter { samples[$0] != nil }
+    var trainerOptions = options.trainer
+    if trainerOptions.floor == nil {
+      let units = profile.units.count
+      let means = sparse.flatMap { profile.meanDeviations[$0 * units..<($0 + 1) * units] }
+      trainerOptions.floor = means.reduce(0, +) / Float(2 * max(1, means.count))
+    }
+    let trainer = RouterTrainer(options: trainerOptions)
     let work = ProgressMeter(stage: .training, total: Double(sparse.count), report: progress)
     let results = Mutex((byLayer: [LayerResult?](repeating: nil, count: samples.count), done: 0))
     DispatchQueue.concurrentPerform(iterations: sparse.count) { index in

@@ -1,7 +1,9 @@
 /// What was recorded of one layer: for each kept token the router's input and the labels of its selection units.
 public struct LayerSamples: Sendable {
-  /// Width of the input.
+  /// Width of the input, local features included.
   public let inputs: Int
+  /// The last columns of the input that are norms of the local attention output.
+  public let localFeatures: Int
   /// Labels per token.
   public let units: Int
   /// Tokens kept.
@@ -13,8 +15,9 @@ public struct LayerSamples: Sendable {
   public private(set) var norms: [Float] = []
 
   /// An empty store with room for `capacity` tokens.
-  public init(inputs: Int, units: Int, capacity: Int) {
+  public init(inputs: Int, localFeatures: Int = 0, units: Int, capacity: Int) {
     self.inputs = inputs
+    self.localFeatures = localFeatures
     self.units = units
     bits.reserveCapacity(capacity * inputs)
     deviations.reserveCapacity(capacity * units)
@@ -24,26 +27,28 @@ public struct LayerSamples: Sendable {
   /// Bytes that one token of one layer takes.
   public static func bytesPerToken(inputs: Int, units: Int) -> Int { inputs * 2 + units * 8 }
 
-  /// Appends a token: input f32 `[inputs]` (kept as bf16), deviations and norms f32 `[units]`.
+  /// Appends a token: input `[inputs]` (kept as bf16), deviations and norms `[units]`.
   public mutating func append(
-    input: UnsafeBufferPointer<Float>, deviations: UnsafeBufferPointer<Float>,
-    norms: UnsafeBufferPointer<Float>
+    input: some Collection<Float>, deviations: some Collection<Float>, norms: some Collection<Float>
   ) {
-    bits.append(contentsOf: input.lazy.map { UInt16(truncatingIfNeeded: ($0.bitPattern &+ 0x8000) >> 16) })
+    precondition(
+      input.count == inputs && deviations.count == units && norms.count == units, "shapes do not fit")
+    bits.append(
+      contentsOf: input.lazy.map { UInt16(truncatingIfNeeded: ($0.bitPattern &+ 0x8000) >> 16) })
     self.deviations.append(contentsOf: deviations)
     self.norms.append(contentsOf: norms)
     count += 1
   }
 
-  /// Writes token `index`'s input to `target` `[inputs]`, shifted by `mean` and scaled by `scale`.
+  /// Writes the first `columns` of token `index`'s input to `target`, shifted by `mean` and scaled by `scale`.
   @inline(__always)
   func copyInput(
-    _ index: Int, to target: UnsafeMutablePointer<Float>, mean: UnsafePointer<Float>,
+    _ index: Int, columns: Int, to target: UnsafeMutablePointer<Float>, mean: UnsafePointer<Float>,
     scale: UnsafePointer<Float>
   ) {
     bits.withUnsafeBufferPointer { bits in
       let row = bits.baseAddress! + index * inputs
-      for i in 0..<inputs { target[i] = (Float(bitPattern: UInt32(row[i]) << 16) - mean[i]) * scale[i] }
+      for i in 0..<columns { target[i] = (Float(bitPattern: UInt32(row[i]) << 16) - mean[i]) * scale[i] }
     }
   }
 
@@ -58,7 +63,9 @@ public struct LayerSamples: Sendable {
     let step = max(1, range.count / 4096)
     var taken: Float = 0
     for index in stride(from: range.lowerBound, to: range.upperBound, by: step) {
-      row.withUnsafeMutableBufferPointer { copyInput(index, to: $0.baseAddress!, mean: zero, scale: one) }
+      row.withUnsafeMutableBufferPointer {
+        copyInput(index, columns: inputs, to: $0.baseAddress!, mean: zero, scale: one)
+      }
       for i in 0..<inputs {
         sum[i] += row[i]
         square[i] += row[i] * row[i]

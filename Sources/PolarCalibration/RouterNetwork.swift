@@ -13,13 +13,16 @@ struct TrainingData: Sendable {
     (mean, scale) = samples.moments(range)
   }
 
-  /// Standardised inputs of the tokens `indices`, row-major `[indices.count, width]`, columns past the inputs zero.
-  func gather(_ indices: some Collection<Int>, into rows: inout [Float], width: Int) {
+  /// The first `columns` standardised inputs of the tokens `indices`, row-major `[indices.count, width]`; columns past
+  /// them are left as they are, zero at first.
+  func gather(
+    _ indices: some Collection<Int>, columns: Int, into rows: inout [Float], width: Int
+  ) {
     if rows.count < indices.count * width { rows = Array(repeating: 0, count: indices.count * width) }
     rows.withUnsafeMutableBufferPointer { rows in
       guard let base = rows.baseAddress else { return }
       for (row, index) in indices.enumerated() {
-        samples.copyInput(index, to: base + row * width, mean: mean, scale: scale)
+        samples.copyInput(index, columns: columns, to: base + row * width, mean: mean, scale: scale)
       }
     }
   }
@@ -32,6 +35,7 @@ struct RouterNetwork: Sendable {
   let units: Int
   let hidden: Int
   let inputs: Int
+  let localFeatures: Int
   let paddedUnits: Int
   /// `[inputs, hidden + paddedUnits]`.
   var first: [Float]
@@ -42,12 +46,13 @@ struct RouterNetwork: Sendable {
 
   private var width: Int { hidden + paddedUnits }
 
-  /// A network of zeros; `hidden` is a multiple of 8.
-  init(data: TrainingData, units: Int, hidden: Int) {
+  /// A network of zeros; `hidden` is a multiple of 8. Local features are inputs only when `looksLocally`.
+  init(data: TrainingData, units: Int, hidden: Int, looksLocally: Bool) {
     self.data = data
     self.units = units
     self.hidden = hidden
-    inputs = data.samples.inputs
+    localFeatures = looksLocally ? data.samples.localFeatures : 0
+    inputs = data.samples.inputs - data.samples.localFeatures + localFeatures
     paddedUnits = (units + 7) & ~7
     first = Array(repeating: 0, count: inputs * (hidden + paddedUnits))
     hiddenBias = Array(repeating: 0, count: hidden)
@@ -57,7 +62,8 @@ struct RouterNetwork: Sendable {
 
   /// The same function with a hidden layer of random directions and zero effect beside it.
   func widened(hidden: Int, seed: UInt64) -> RouterNetwork {
-    var result = RouterNetwork(data: data, units: units, hidden: hidden)
+    var result = RouterNetwork(
+      data: data, units: units, hidden: hidden, looksLocally: localFeatures > 0)
     var generator = SplitMix64(seed: seed)
     let spread = (3 / Float(inputs)).squareRoot()
     for i in 0..<inputs {
@@ -108,7 +114,7 @@ struct RouterNetwork: Sendable {
     var scores = [Float](repeating: 0, count: chunk * paddedUnits)
     for start in stride(from: range.lowerBound, to: range.upperBound, by: chunk) {
       let rows = min(chunk, range.upperBound - start)
-      data.gather(start..<start + rows, into: &x, width: inputs)
+      data.gather(start..<start + rows, columns: inputs, into: &x, width: inputs)
       forward(x, rows: rows, z: &z, scores: &scores)
       for row in 0..<rows { result += scores[row * paddedUnits..<row * paddedUnits + units] }
     }
@@ -126,10 +132,44 @@ struct RouterNetwork: Sendable {
     return sum / Double(max(1, scores.count))
   }
 
-  /// Sets the linear part to the ridge regression of targets `[tokens, units]` on all tokens before `heldOut`, with the
-  /// penalty that does best on `heldOut`.
-  mutating func fitRidge(targets: [Float], heldOut: Range<Int>) {
-    let tokens = heldOut.lowerBound
+  /// Ridge regressions of targets `[tokens, units]` on all tokens before `heldOut`, each with the penalty that does best
+  /// on `heldOut`: without local features, and with them where the samples have some.
+  static func ridge(
+    data: TrainingData, units: Int, targets: [Float], heldOut: Range<Int>
+  ) -> [(network: RouterNetwork, error: Double)] {
+    let widest = RouterNetwork(data: data, units: units, hidden: 0, looksLocally: true)
+    let sums = widest.normalEquations(targets: targets, tokens: heldOut.lowerBound)
+    return (data.samples.localFeatures > 0 ? [false, true] : [false]).map { looksLocally in
+      var network = RouterNetwork(data: data, units: units, hidden: 0, looksLocally: looksLocally)
+      let (n, columns) = (network.inputs, network.paddedUnits)
+      // The equations of fewer inputs are the leading block of those of all.
+      let gram = (0..<n).flatMap { sums.gram[$0 * sums.width..<$0 * sums.width + n] }
+      for unit in 0..<units { network.bias[unit] = Float(sums.means[unit]) }
+      var best = (network: network, error: Double.infinity)
+      for penalty in [0.001, 0.01, 0.05] {
+        let solution = FloatMatrix.solve(
+          matrix: gram, ridge: penalty * Double(heldOut.lowerBound),
+          rhs: Array(sums.cross[..<(n * columns)]), n: n, columns: columns)
+        network.first = solution.map { Float($0) }
+        let error = network.error(targets: targets, range: heldOut)
+        if error < best.error { best = (network, error) }
+      }
+      return best
+    }
+  }
+
+  private struct NormalEquations {
+    /// Inputs, padded to a multiple of 8.
+    var width: Int
+    /// `X' X`: `[width, width]`.
+    var gram: [Double]
+    /// `X' (Y - means)`: `[width, paddedUnits]`.
+    var cross: [Double]
+    /// Mean target of each unit.
+    var means: [Double]
+  }
+
+  private func normalEquations(targets: [Float], tokens: Int) -> NormalEquations {
     let n = (inputs + 7) & ~7
     var means = [Double](repeating: 0, count: units)
     for i in 0..<tokens * units { means[i % units] += Double(targets[i]) }
@@ -137,13 +177,13 @@ struct RouterNetwork: Sendable {
     var gram = [Double](repeating: 0, count: n * n)
     var cross = [Double](repeating: 0, count: n * paddedUnits)
     let chunk = 2048
-    var x: [Float] = []
+    var x = [Float](repeating: 0, count: chunk * n)
     var y = [Float](repeating: 0, count: chunk * paddedUnits)
     var partialGram = [Float](repeating: 0, count: n * n)
     var partialCross = [Float](repeating: 0, count: n * paddedUnits)
     for start in stride(from: 0, to: tokens, by: chunk) {
       let rows = min(chunk, tokens - start)
-      data.gather(start..<start + rows, into: &x, width: n)
+      data.gather(start..<start + rows, columns: inputs, into: &x, width: n)
       for row in 0..<rows {
         for unit in 0..<units {
           y[row * paddedUnits + unit] = targets[(start + row) * units + unit] - Float(means[unit])
@@ -154,23 +194,7 @@ struct RouterNetwork: Sendable {
       for i in gram.indices { gram[i] += Double(partialGram[i]) }
       for i in cross.indices { cross[i] += Double(partialCross[i]) }
     }
-    for i in inputs..<max(n, inputs) { gram[i * n + i] = 1 }
-    for unit in 0..<units { bias[unit] = Float(means[unit]) }
-    var best = self
-    var bestError = Double.infinity
-    for penalty in [0.001, 0.01, 0.05] {
-      let solution = FloatMatrix.solve(
-        matrix: gram, ridge: penalty * Double(tokens), rhs: cross, n: n, columns: paddedUnits)
-      for i in 0..<inputs {
-        for j in 0..<paddedUnits { first[i * width + hidden + j] = Float(solution[i * paddedUnits + j]) }
-      }
-      let error = error(targets: targets, range: heldOut)
-      if error < bestError {
-        bestError = error
-        best = self
-      }
-    }
-    self = best
+    return NormalEquations(width: n, gram: gram, cross: cross, means: means)
   }
 
   /// `c [width, columns] = a' b` for a `[rows, width]`, b `[rows, columns]`.
@@ -214,7 +238,7 @@ struct RouterNetwork: Sendable {
         let indices = order[step * batch..<min(tokens, (step + 1) * batch)]
         let progress = Double(epoch * steps + step) / Double(epochs * steps)
         let now = rate * Float(0.5 * (1 + Math.cos(.pi * progress)))
-        data.gather(indices, into: &x, width: inputs)
+        data.gather(indices, columns: inputs, into: &x, width: inputs)
         forward(x, rows: indices.count, z: &z, scores: &scores)
         for (row, index) in indices.enumerated() {
           for unit in 0..<units {
@@ -318,7 +342,8 @@ struct RouterNetwork: Sendable {
 
   /// The router for inputs as they come: the standardisation is folded into the weights.
   func folded() -> RouterWeights {
-    var router = RouterWeights(inputs: inputs, units: units, hiddenUnits: hidden)
+    var router = RouterWeights(
+      inputs: inputs, units: units, hiddenUnits: hidden, localFeatures: localFeatures)
     for unit in 0..<units {
       var offset = bias[unit]
       for i in 0..<inputs {

@@ -20,10 +20,13 @@ public struct RouterTrainer: Sendable {
     public var labelDensity = 0.5
     /// Fraction of the samples, the last ones, held out for early stopping and for the thresholds.
     public var heldOut = 0.1
-    /// Deviations are compressed below this: the target is `log(deviation + floor)`.
-    public var floor: Float = 1e-3
+    /// Deviations are compressed below this: the target is `log(deviation + floor)`. Nil is half the mean deviation
+    /// over all layers, since what is small against the mean is left out at any density and need not be told apart.
+    public var floor: Float?
     /// The least relative gain in held-out error that pays for the hidden layer.
     public var hiddenGain = 0.01
+    /// The least relative gain in held-out error that pays for local features, which cost a local attention pass.
+    public var localGain = 0.05
     /// Where the random numbers of training start.
     public var seed: UInt64 = 1
 
@@ -54,7 +57,8 @@ public struct RouterTrainer: Sendable {
     max(1, samples.count - max(1, Int(Double(samples.count) * options.heldOut)))
   }
 
-  /// A regression of `log(deviation + floor)`: ridge regression in closed form, then, when it measurably improves
+  /// A regression of `log(deviation + floor)`: ridge regression in closed form, with local features where they
+  /// measurably improve held-out error; then, when it measurably improves
   /// held-out error, a hidden layer beside the linear one, trained with AdamW from there.
   ///
   /// Finally each unit's bias is raised so that scores estimate the root of the mean square of the deviation given the
@@ -63,10 +67,15 @@ public struct RouterTrainer: Sendable {
     let split = split(samples)
     let data = TrainingData(samples, range: 0..<split)
     let units = samples.units
-    let targets = samples.deviations.map { Math.log($0 + options.floor) }
-    var network = RouterNetwork(data: data, units: units, hidden: 0)
-    network.fitRidge(targets: targets, heldOut: split..<samples.count)
-    var error = network.error(targets: targets, range: split..<samples.count)
+    let floor =
+      options.floor ?? samples.deviations.reduce(0, +) / Float(2 * max(1, samples.deviations.count))
+    let targets = samples.deviations.map { Math.log($0 + max(floor, 1e-9)) }
+    let ridges = RouterNetwork.ridge(
+      data: data, units: units, targets: targets, heldOut: split..<samples.count)
+    var (network, error) = ridges[0]
+    if let local = ridges.dropFirst().first, local.error < error * (1 - options.localGain) {
+      (network, error) = local
+    }
     if options.hiddenUnits > 0 {
       var wider = network.widened(hidden: options.hiddenUnits, seed: seed)
       let widerError = train(&wider, targets: targets, split: split, seed: seed)
@@ -95,7 +104,7 @@ public struct RouterTrainer: Sendable {
     let positives = max(1, Int(options.labelDensity * Double(units)))
     let labels = Self.topLabels(samples.norms, units: units, count: positives)
     let data = TrainingData(samples, range: 0..<split)
-    var network = RouterNetwork(data: data, units: units, hidden: 0)
+    var network = RouterNetwork(data: data, units: units, hidden: 0, looksLocally: false)
     var best = network
     var bestRecall = -1.0
     let negativeWeight = Float(positives) / Float(units)

@@ -8,6 +8,7 @@ public final class HeadRouter: Sendable {
     let hiddenWeight: PackedMatrix?
     let hiddenBias: Tensor?
     let outputWeight: PackedMatrix?
+    let localFeatures: Int
   }
 
   private let layers: [Layer?]
@@ -15,9 +16,24 @@ public final class HeadRouter: Sendable {
   /// Number of scores per row.
   public let units: Int
   private let hiddenUnits: Int
+  private let inputs: Int
+  private let looksLocally: Bool
+  private let heads: Int
+  private let headDim: Int
+  private let sinkPages: Int
+  private let recentPages: Int
 
-  /// Uploads routers; `weights[layer]` is nil where a layer is dense.
-  public init(_ weights: [RouterWeights?], on backend: any Backend) throws(PolarError) {
+  /// Uploads routers.
+  /// - Parameters:
+  ///   - weights: by layer; nil where a layer is dense.
+  ///   - heads: query heads of a layer.
+  ///   - headDim: elements of a head's vectors.
+  ///   - sinkPages: first pages of the local attention that local features come from.
+  ///   - recentPages: last pages of it.
+  public init(
+    _ weights: [RouterWeights?], heads: Int, headDim: Int, sinkPages: Int = 1, recentPages: Int = 4,
+    on backend: any Backend
+  ) throws(PolarError) {
     func aligned(_ bytes: Int) -> Int { (bytes + 63) & ~63 }
     var total = 0
     for router in weights.compactMap({ $0 }) {
@@ -59,37 +75,74 @@ public final class HeadRouter: Sendable {
             ? matrix(router.hiddenWeight, outputs: hidden, inputs: router.inputs) : nil,
           hiddenBias: hasHidden ? vector(router.hiddenBias) : nil,
           outputWeight: hasHidden
-            ? matrix(router.outputWeight, outputs: router.units, inputs: hidden) : nil))
+            ? matrix(router.outputWeight, outputs: router.units, inputs: hidden) : nil,
+          localFeatures: router.localFeatures))
     }
     self.layers = layers
     self.memory = memory
     self.units = weights.lazy.compactMap { $0?.units }.first ?? 0
     self.hiddenUnits = weights.lazy.compactMap { $0?.hiddenUnits }.max() ?? 0
+    self.inputs = weights.lazy.compactMap { $0?.inputs }.max() ?? 0
+    self.looksLocally = weights.contains { ($0?.localFeatures ?? 0) > 0 }
+    self.heads = heads
+    self.headDim = headDim
+    self.sinkPages = sinkPages
+    self.recentPages = recentPages
   }
 
   /// Whether `layer` is routed; dense layers are not.
   public func routes(layer: Int) -> Bool { layer < layers.count && layers[layer] != nil }
 
-  /// Bytes of workspace that ``scores(_:layer:workspace:on:)`` takes for `rows` rows, the scores included.
+  /// Bytes of workspace that ``scores(_:workspace:on:)`` takes for `rows` rows, the scores included.
   public func workspaceByteCount(rows: Int) -> Int {
-    (rows * units * 4 + 64) * 2 + rows * hiddenUnits * 4 + 64
+    let local = looksLocally ? rows * (inputs * 4 + heads * headDim * 4 + heads * 5) + 64 * 4 : 0
+    return (rows * units * 4 + 64) * 2 + rows * hiddenUnits * 4 + 64 + local
   }
 
-  /// Scores f32 `[rows, units]` of input f32 `[rows, hidden]`, or nil when the layer is dense.
+  /// Scores f32 `[rows, units]` of one layer of a decode step, or nil when the layer is dense.
   public func scores(
-    _ input: Tensor, layer: Int, workspace: inout Workspace, on backend: any Backend
+    _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
   ) -> Tensor? {
-    guard layer < layers.count, let router = layers[layer] else { return nil }
-    let scores = workspace.take(rows: input.rows, columns: units)
+    guard context.layer < layers.count, let router = layers[context.layer] else { return nil }
+    let rows = context.input.rows
+    let scores = workspace.take(rows: rows, columns: units)
+    let mark = workspace.mark()
+    let input =
+      router.localFeatures == 0
+      ? context.input
+      : withLocalFeatures(router.localFeatures, context, workspace: &workspace, on: backend)
     backend.linear(scores, input, weight: router.weight, bias: router.bias)
     if let hiddenWeight = router.hiddenWeight, let outputWeight = router.outputWeight {
-      let hidden = workspace.take(rows: input.rows, columns: hiddenWeight.outputs)
+      let hidden = workspace.take(rows: rows, columns: hiddenWeight.outputs)
       backend.linear(hidden, input, weight: hiddenWeight, bias: router.hiddenBias)
       backend.relu(hidden)
-      let correction = workspace.take(rows: input.rows, columns: units)
+      let correction = workspace.take(rows: rows, columns: units)
       backend.linear(correction, hidden, weight: outputWeight, bias: nil)
       backend.add(scores, correction)
     }
+    workspace.release(to: mark)
     return scores
+  }
+
+  /// The block input and, beside it, the norms of `count` pieces of the local attention output:
+  /// f32 `[rows, hidden + count]`.
+  private func withLocalFeatures(
+    _ count: Int, _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
+  ) -> Tensor {
+    let rows = context.input.rows
+    let hidden = context.input.columns
+    let wide = workspace.take(rows: rows, columns: hidden + count)
+    let local = workspace.take(rows: rows, columns: heads * headDim)
+    let any = workspace.take(rows: rows, columns: heads)
+    let none = workspace.take(rows: rows, columns: heads, dtype: .u8)
+    // No number is above infinity: the mask is all zero, and every head attends locally.
+    backend.selectAbove(none, scores: any, threshold: .infinity, headsPerUnit: 1)
+    backend.decodeAttention(
+      local, query: context.query, kv: context.kv, batch: context.batch, scale: context.scale,
+      heads: ActiveHeads(mask: none, fallback: .local(sinkPages: sinkPages, recentPages: recentPages)))
+    // In a decode step row i belongs to sequence i, so this copies the rows in order.
+    backend.gatherRows(wide.columns(0..<hidden), context.input, indices: context.batch.rowSequences)
+    backend.headNorms(wide.columns(hidden..<hidden + count), attention: local)
+    return wide
   }
 }

@@ -35,7 +35,9 @@ public struct RoutedPolicy: SparsityPolicy {
     profile: SparsityProfile, mode: SparsityMode = .adaptive, density: Double, on backend: any Backend
   ) throws(PolarError) {
     try self.init(
-      router: HeadRouter(profile.routers(mode), on: backend), units: profile.units,
+      router: HeadRouter(
+        profile.routers(mode), heads: profile.model.heads, headDim: profile.model.headDim,
+        sinkPages: profile.sinkPages, recentPages: profile.recentPages, on: backend), units: profile.units,
       rule: profile.rule(mode, density: density),
       fallback: LayerFallback(profile.fallback(mode), profile: profile, on: backend))
   }
@@ -54,7 +56,7 @@ public struct RoutedPolicy: SparsityPolicy {
       rows: context.input.rows, columns: units.count * units.headsPerUnit, dtype: .u8)
     let mark = workspace.mark()
     guard
-      let scores = router.scores(context.input, layer: context.layer, workspace: &workspace, on: backend)
+      let scores = router.scores(context, workspace: &workspace, on: backend)
     else { return .dense }
     rule.select(mask, scores: scores, units: units, on: backend)
     workspace.release(to: mark)

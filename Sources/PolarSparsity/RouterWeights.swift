@@ -1,10 +1,14 @@
-/// One layer's head router on the host: scores of the selection units from the normalised block input.
+/// One layer's head router on the host: scores of the selection units from the normalised block input, followed, where
+/// `localFeatures > 0`, by the norms of that many equal pieces of the heads' local attention output (a head that a
+/// sink has caught has nearly none, and this is what the block input says least about).
 ///
 /// `scores = weight x + bias + outputWeight relu(hiddenWeight x + hiddenBias)`, the last term only when
 /// `hiddenUnits > 0`. The linear form is Polar Sparsity's (section 4.2); the hidden layer is an addition.
 public struct RouterWeights: Sendable, Equatable {
-  /// Width of the input.
+  /// Width of the input, local features included.
   public let inputs: Int
+  /// The last columns of the input that are norms of the local attention output.
+  public let localFeatures: Int
   /// Number of scores.
   public let units: Int
   /// Width of the hidden layer; 0 for a linear router.
@@ -21,8 +25,9 @@ public struct RouterWeights: Sendable, Equatable {
   public var outputWeight: [Float]
 
   /// A router of zeros.
-  public init(inputs: Int, units: Int, hiddenUnits: Int = 0) {
+  public init(inputs: Int, units: Int, hiddenUnits: Int = 0, localFeatures: Int = 0) {
     self.inputs = inputs
+    self.localFeatures = localFeatures
     self.units = units
     self.hiddenUnits = hiddenUnits
     weight = Array(repeating: 0, count: units * inputs)

@@ -20,6 +20,7 @@ extension SparsityProfile {
     var headsPerUnit: Int
     var deviationHidden: [Int]
     var normHidden: [Int]
+    var localFeatures: [Int]
     var thresholds: [Threshold]
     var recallDensities: [Double]
     var layerQuality: [LayerQuality]
@@ -40,7 +41,8 @@ extension SparsityProfile {
       model: model, calibration: calibration, sinkPages: sinkPages, recentPages: recentPages,
       denseLayers: denseLayers, headsPerUnit: units.headsPerUnit,
       deviationHidden: deviationRouters.map { $0?.hiddenUnits ?? 0 },
-      normHidden: normRouters.map { $0?.hiddenUnits ?? 0 }, thresholds: thresholds,
+      normHidden: normRouters.map { $0?.hiddenUnits ?? 0 },
+      localFeatures: deviationRouters.map { $0?.localFeatures ?? 0 }, thresholds: thresholds,
       recallDensities: recallDensities, layerQuality: layerQuality, curve: curve,
       densePerplexity: densePerplexity, defaultDensity: defaultDensity, criticalDensity: criticalDensity)
     let encoder = JSONEncoder()
@@ -127,16 +129,19 @@ extension SparsityProfile {
     }
     units = SelectionUnits(heads: model.heads, headsPerUnit: header.headsPerUnit)
     try checkFallback(path)
-    guard header.deviationHidden.count == model.layers, header.normHidden.count == model.layers else {
+    guard header.deviationHidden.count == model.layers, header.normHidden.count == model.layers,
+      header.localFeatures.count == model.layers
+    else {
       throw .profile(path: path, reason: "routers of another number of layers than \(model.layers)")
     }
     let reader = Reader(file: file, path: path)
     for layer in 0..<model.layers where !denseLayers.contains(layer) {
       deviationRouters[layer] = try reader.router(
         "deviation.\(layer)", units: units.count, inputs: model.hidden,
-        hidden: header.deviationHidden[layer])
+        hidden: header.deviationHidden[layer], localFeatures: header.localFeatures[layer])
       normRouters[layer] = try reader.router(
-        "norm.\(layer)", units: units.count, inputs: model.hidden, hidden: header.normHidden[layer])
+        "norm.\(layer)", units: units.count, inputs: model.hidden, hidden: header.normHidden[layer],
+        localFeatures: 0)
     }
     meanDeviations = try reader.floats("mean_deviations", [model.layers, units.count])
     meanNorms = try reader.floats("mean_norms", [model.layers, units.count])
@@ -161,12 +166,17 @@ extension SparsityProfile {
     }
 
     func router(
-      _ name: String, units: Int, inputs: Int, hidden: Int
+      _ name: String, units: Int, inputs: Int, hidden: Int, localFeatures: Int
     ) throws(PolarError) -> RouterWeights {
       guard (0...65_536).contains(hidden), hidden % 2 == 0 else {
         throw .profile(path: path, reason: "router '\(name)' with \(hidden) hidden units")
       }
-      var router = RouterWeights(inputs: inputs, units: units, hiddenUnits: hidden)
+      guard (0...65_536).contains(localFeatures), localFeatures % 2 == 0 else {
+        throw .profile(path: path, reason: "router '\(name)' with \(localFeatures) local features")
+      }
+      let inputs = inputs + localFeatures
+      var router = RouterWeights(
+        inputs: inputs, units: units, hiddenUnits: hidden, localFeatures: localFeatures)
       router.weight = try floats(name + ".weight", [units, inputs])
       router.bias = try floats(name + ".bias", [units])
       guard hidden > 0 else { return router }

@@ -18,7 +18,8 @@ public struct StaticPolicy: SparsityPolicy {
       mask.map { RouterWeights(constant: $0.map { $0 ? 1 : 0 }, inputs: hidden) }
     }
     routed = try RoutedPolicy(
-      router: HeadRouter(weights, on: backend), units: units, rule: .adaptive(threshold: 0.5),
+      router: HeadRouter(weights, heads: units.count * units.headsPerUnit, headDim: 0, on: backend),
+      units: units, rule: .adaptive(threshold: 0.5),
       fallback: fallback)
   }
 

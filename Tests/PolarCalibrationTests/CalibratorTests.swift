@@ -120,7 +120,7 @@ private func smallOptions() -> Calibrator.Options {
     let backend = try CPUBackend(threads: 1)
     var options = smallOptions()
     options.curve.policies = []
-    options.memoryLimit = 100 * LayerSamples.bytesPerToken(inputs: 64, units: 4)
+    options.memoryLimit = 100 * LayerSamples.bytesPerToken(inputs: 72, units: 4)
     let profile = try Calibrator(options: options).run(
       model: try tiny(on: backend), fingerprint: "f", text: text(600, seed: 1), heldOut: [], on: backend)
     #expect(profile.calibration.samples <= 100)

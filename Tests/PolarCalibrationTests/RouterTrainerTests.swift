@@ -21,11 +21,7 @@ private func planted(
       z.indices.reduce(Float(0)) { $0 + directions[unit * inputs + $1] * z[$1] }
     }
     let labels = rule(projections).map { exponential($0 - 2 + noise * normal()) }
-    input.withUnsafeBufferPointer { input in
-      labels.withUnsafeBufferPointer { labels in
-        samples.append(input: input, deviations: labels, norms: labels)
-      }
-    }
+    samples.append(input: input, deviations: labels, norms: labels)
   }
   return samples
 }

@@ -98,7 +98,7 @@ private func counts(_ mask: [[UInt8]]?) -> [Int] { (mask ?? []).map { $0.reduce(
     weights.hiddenWeight = fill(8 * 16)
     weights.hiddenBias = fill(8)
     weights.outputWeight = fill(6 * 8)
-    let router = try HeadRouter([nil, weights], on: scene.backend)
+    let router = try HeadRouter([nil, weights], heads: 6, headDim: 8, on: scene.backend)
     let inputs = scene.read(scene.context().input, as: Float.self)
     let scores = inputs.map { row in row.withUnsafeBufferPointer { weights.scores(of: $0) } }
     let policy = try RoutedPolicy(
