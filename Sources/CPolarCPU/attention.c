@@ -238,7 +238,8 @@ static void run_fill(const attention_job *job, const decode_task *task) {
     if (args->mask[task->row * args->mask_stride + h]) continue;
     float *out = args->out + task->row * args->out_stride + h * head_dim;
     if (args->fallback == POLAR_FALLBACK_CONSTANT) {
-      memcpy(out, args->constant + h * args->constant_stride, sizeof(float) * (size_t)head_dim);
+      const float *constant = args->constant + task->row * args->constant_row_stride + h * args->constant_stride;
+      memcpy(out, constant, sizeof(float) * (size_t)head_dim);
     } else {
       memset(out, 0, sizeof(float) * (size_t)head_dim);
     }

@@ -47,6 +47,11 @@ extension CPUBackend {
         args.constant = UnsafePointer(values.floats)
         // One row per head, or all heads in one row.
         args.constant_stride = values.rows > 1 ? values.stride : Int64(kv.headDim)
+      case .computed(let values):
+        args.fallback = Int32(POLAR_FALLBACK_CONSTANT)
+        args.constant = UnsafePointer(values.floats)
+        args.constant_stride = Int64(kv.headDim)
+        args.constant_row_stride = values.stride
       case .local(let sinkPages, let recentPages):
         Self.setLocal(&args, sinkPages, recentPages)
       }

@@ -4,6 +4,8 @@
   case zero
   /// A constant vector per head: f32 `[heads, headDim]`.
   case constant(Tensor)
+  /// What was computed before, for example as a router's input: f32 `[rows, heads * headDim]`.
+  case computed(Tensor)
   /// Exact softmax over the first `sinkPages` pages and the last `recentPages` pages of the sequence.
   case local(sinkPages: Int, recentPages: Int)
 }

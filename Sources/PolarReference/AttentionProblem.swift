@@ -26,10 +26,12 @@ struct AttentionProblem {
     case selective(HostTensor<UInt8>, Fallback)
   }
 
-  /// ``PolarCore/HeadFallback`` with the constants on the host.
+  /// ``PolarCore/HeadFallback`` with its tensors on the host.
   enum Fallback {
     case zero
     case constant(HostTensor<Float>)
+    /// `[rows of the whole problem, heads * headDim]`; for problems that are evaluated whole.
+    case computed(HostTensor<Float>)
     case local(sinkPages: Int, recentPages: Int)
   }
 
@@ -108,6 +110,7 @@ extension AttentionProblem.Fallback {
     switch self {
     case .zero: .zero
     case .constant(let vectors): .constant(try pool.tensor(vectors, gap: 1))
+    case .computed(let values): .computed(try pool.tensor(values, gap: 1))
     case .local(let sinkPages, let recentPages):
       .local(sinkPages: sinkPages, recentPages: recentPages)
     }
@@ -117,6 +120,7 @@ extension AttentionProblem.Fallback {
     switch self {
     case .zero: "zero"
     case .constant: "constant"
+    case .computed: "computed"
     case .local(let sinkPages, let recentPages): "local \(sinkPages)+\(recentPages)"
     }
   }

@@ -24,6 +24,21 @@ extension ConformanceRun {
           )
         }
       }
+      requireEqual("selective attention, \(shape.text): a computed fallback is the one it was computed by") {
+        (pool, generator) throws(PolarError) in
+        let problem = Problem(shape, &generator)
+        let kv = try problem.cache(in: pool)
+        var mask = HostTensor<UInt8>(repeating: 0, rows: shape.sequences.count, columns: shape.heads)
+        let local = Problem.Fallback.local(sinkPages: 1, recentPages: 2)
+        let values = try problem.evaluate(.selective(mask, local), kv: kv, in: pool)
+        for row in 0..<mask.rows {
+          for head in 0..<shape.heads { mask[row, head] = UInt8.random(in: 0...1, using: &generator) }
+        }
+        return (
+          try problem.evaluate(.selective(mask, .computed(values)), kv: kv, in: pool),
+          try problem.evaluate(.selective(mask, local), kv: kv, in: pool)
+        )
+      }
       requireEqual("selective attention, \(shape.text): a local fallback that covers all is dense") {
         (pool, generator) throws(PolarError) in
         let problem = Problem(shape, &generator)

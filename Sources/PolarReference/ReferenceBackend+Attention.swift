@@ -70,6 +70,10 @@ extension ReferenceBackend {
             let target = out.f32(row) + h * kv.headDim
             target.update(from: vectors.f32(h), count: kv.headDim)
             continue
+          case .computed(let values):
+            let target = out.f32(row) + h * kv.headDim
+            target.update(from: values.f32(row) + h * kv.headDim, count: kv.headDim)
+            continue
           }
         }
         attend(out, query: query, kv: kv, batch: batch, scale: scale, row: row, head: h, keys: keys)

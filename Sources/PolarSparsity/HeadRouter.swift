@@ -93,24 +93,35 @@ public final class HeadRouter: Sendable {
   /// Whether `layer` is routed; dense layers are not.
   public func routes(layer: Int) -> Bool { layer < layers.count && layers[layer] != nil }
 
-  /// Bytes of workspace that ``scores(_:workspace:on:)`` takes for `rows` rows, the scores included.
+  /// Bytes of workspace that ``route(_:workspace:on:)`` takes for `rows` rows, the scores included.
   public func workspaceByteCount(rows: Int) -> Int {
     let local = looksLocally ? rows * (inputs * 4 + heads * headDim * 4 + heads * 5) + 64 * 4 : 0
     return (rows * units * 4 + 64) * 2 + rows * hiddenUnits * 4 + 64 + local
   }
 
-  /// Scores f32 `[rows, units]` of one layer of a decode step, or nil when the layer is dense.
-  public func scores(
+  /// What ``route(_:workspace:on:)`` found, in the workspace.
+  struct Routing {
+    /// Scores f32 `[rows, units]`.
+    var scores: Tensor
+    /// Local attention of all heads f32 `[rows, heads * headDim]`, where the router looked at it.
+    var local: Tensor?
+  }
+
+  /// Scores one layer of a decode step, or nil when the layer is dense.
+  func route(
     _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
-  ) -> Tensor? {
+  ) -> Routing? {
     guard context.layer < layers.count, let router = layers[context.layer] else { return nil }
     let rows = context.input.rows
     let scores = workspace.take(rows: rows, columns: units)
+    let looks = router.localFeatures > 0
+    let local = looks ? workspace.take(rows: rows, columns: heads * headDim) : nil
     let mark = workspace.mark()
-    let input =
-      router.localFeatures == 0
-      ? context.input
-      : withLocalFeatures(router.localFeatures, context, workspace: &workspace, on: backend)
+    var input = context.input
+    if let local {
+      input = withLocalFeatures(
+        router.localFeatures, local: local, context, workspace: &workspace, on: backend)
+    }
     backend.linear(scores, input, weight: router.weight, bias: router.bias)
     if let hiddenWeight = router.hiddenWeight, let outputWeight = router.outputWeight {
       let hidden = workspace.take(rows: rows, columns: hiddenWeight.outputs)
@@ -121,18 +132,18 @@ public final class HeadRouter: Sendable {
       backend.add(scores, correction)
     }
     workspace.release(to: mark)
-    return scores
+    return Routing(scores: scores, local: local)
   }
 
-  /// The block input and, beside it, the norms of `count` pieces of the local attention output:
+  /// Attends locally into `local`, and returns the block input and, beside it, the norms of `count` pieces of that:
   /// f32 `[rows, hidden + count]`.
   private func withLocalFeatures(
-    _ count: Int, _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
+    _ count: Int, local: Tensor, _ context: AttentionContext, workspace: inout Workspace,
+    on backend: any Backend
   ) -> Tensor {
     let rows = context.input.rows
     let hidden = context.input.columns
     let wide = workspace.take(rows: rows, columns: hidden + count)
-    let local = workspace.take(rows: rows, columns: heads * headDim)
     let any = workspace.take(rows: rows, columns: heads)
     let none = workspace.take(rows: rows, columns: heads, dtype: .u8)
     // No number is above infinity: the mask is all zero, and every head attends locally.

@@ -55,10 +55,14 @@ public struct RoutedPolicy: SparsityPolicy {
     let mask = workspace.take(
       rows: context.input.rows, columns: units.count * units.headsPerUnit, dtype: .u8)
     let mark = workspace.mark()
-    guard
-      let scores = router.scores(context, workspace: &workspace, on: backend)
-    else { return .dense }
-    rule.select(mask, scores: scores, units: units, on: backend)
+    guard let routing = router.route(context, workspace: &workspace, on: backend) else {
+      return .dense
+    }
+    rule.select(mask, scores: routing.scores, units: units, on: backend)
+    // The router has attended locally for all heads already: those that are not selected need no more.
+    if let local = routing.local, case .local = fallback[context.layer] {
+      return Selection(heads: ActiveHeads(mask: mask, fallback: .computed(local)))
+    }
     workspace.release(to: mark)
     return Selection(heads: ActiveHeads(mask: mask, fallback: fallback[context.layer]))
   }

@@ -155,8 +155,9 @@ typedef struct {
   const uint8_t *mask;        // [rows, heads], 1 = computed in full; NULL = all (decode only)
   int64_t mask_stride;
   int32_t fallback;           // what heads with mask 0 get (decode); POLAR_FALLBACK_LOCAL = local span (prefill)
-  const float *constant;      // [heads, head_dim] for POLAR_FALLBACK_CONSTANT
+  const float *constant;      // [heads, head_dim], or [rows, heads, head_dim], for POLAR_FALLBACK_CONSTANT
   int64_t constant_stride;    // elements from one head's constant to the next
+  int64_t constant_row_stride; // elements from one row's constants to the next; 0 when all rows share them
   int32_t sink_pages, recent_pages;
 } polar_attention_args;
 
