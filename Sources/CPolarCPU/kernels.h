@@ -41,7 +41,8 @@ struct polar_kernels {
   // 1 when `linear` needs its row block as bf16 in scratch.
   int linear_uses_scratch;
   void (*attention)(const polar_span *span);
-  polar_row_kernel rms_norm, add_rms_norm, layer_norm, silu_mul, relu, add, rotary, head_norms, head_deviations;
+  polar_row_kernel rms_norm, add_rms_norm, head_rms_norm, layer_norm, silu_mul, relu_mul, relu, add, rotary;
+  polar_row_kernel head_norms, head_deviations;
   // A sum over `bytes` (a multiple of 256) of memory.
   float (*read)(const void *memory, size_t bytes);
   // Runs `steps` steps of independent multiply-adds, stores something to `sink`, returns the flops done.

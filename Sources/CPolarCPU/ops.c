@@ -19,6 +19,10 @@ void polar_silu_mul(polar_context *context, const polar_row_args *args) {
   polar_run_rows(context, context->kernels->silu_mul, args, 4 * args->rows * args->columns);
 }
 
+void polar_relu_mul(polar_context *context, const polar_row_args *args) {
+  polar_run_rows(context, context->kernels->relu_mul, args, 2 * args->rows * args->columns);
+}
+
 void polar_relu(polar_context *context, const polar_row_args *args) {
   polar_run_rows(context, context->kernels->relu, args, args->rows * args->columns);
 }
@@ -29,6 +33,10 @@ void polar_add(polar_context *context, const polar_row_args *args) {
 
 void polar_rotary(polar_context *context, const polar_row_args *args) {
   polar_run_rows(context, context->kernels->rotary, args, 2 * args->rows * args->heads * args->head_dim);
+}
+
+void polar_head_rms_norm(polar_context *context, const polar_row_args *args) {
+  polar_run_rows(context, context->kernels->head_rms_norm, args, args->rows * args->heads * args->head_dim);
 }
 
 void polar_head_norms(polar_context *context, const polar_row_args *args) {

@@ -108,6 +108,15 @@ static void FN(silu_mul)(const polar_row_args *args, int64_t low, int64_t high) 
   }
 }
 
+static void FN(relu_mul)(const polar_row_args *args, int64_t low, int64_t high) {
+  const int64_t n = args->columns;
+  for (int64_t row = low; row < high; row++) {
+    const float *gate = args->a + row * args->a_stride, *up = gate + n;
+    float *out = args->out + row * args->out_stride;
+    for (int64_t i = 0; i < n; i++) out[i] = gate[i] > args->threshold ? gate[i] * up[i] : 0.0f;
+  }
+}
+
 static void FN(relu)(const polar_row_args *args, int64_t low, int64_t high) {
   for (int64_t row = low; row < high; row++) {
     float *x = args->out + row * args->out_stride;
@@ -156,6 +165,16 @@ static void FN(rotary)(const polar_row_args *args, int64_t low, int64_t high) {
       }
     }
   }
+}
+
+static void FN(head_rms_norm)(const polar_row_args *args, int64_t low, int64_t high) {
+  const int64_t n = args->head_dim;
+  for (int64_t row = low; row < high; row++)
+    for (int64_t head = 0; head < args->heads; head++) {
+      float *x = args->out + row * args->out_stride + head * n;
+      const float scale = 1.0f / __builtin_sqrtf(FN(sum_squares)(x, 0, n) / (float)n + args->epsilon);
+      for (int64_t i = 0; i < n; i++) x[i] = x[i] * scale * args->weight[i];
+    }
 }
 
 static void FN(head_norms)(const polar_row_args *args, int64_t low, int64_t high) {

@@ -92,6 +92,9 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
       base.addRMSNorm(out, residual: residual, delta: delta, weight: weight, epsilon: epsilon)
     }
   }
+  public func headRMSNorm(_ x: Tensor, weight: Tensor, epsilon: Float, heads: Int) {
+    time(.norms) { base.headRMSNorm(x, weight: weight, epsilon: epsilon, heads: heads) }
+  }
   public func layerNorm(_ out: Tensor, _ x: Tensor, weight: Tensor, bias: Tensor, epsilon: Float) {
     time(.norms) { base.layerNorm(out, x, weight: weight, bias: bias, epsilon: epsilon) }
   }
@@ -101,6 +104,9 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
     }
   }
   public func siluMul(_ out: Tensor, _ gateUp: Tensor) { time(.norms) { base.siluMul(out, gateUp) } }
+  public func reluMul(_ out: Tensor, _ gateUp: Tensor, threshold: Float) {
+    time(.norms) { base.reluMul(out, gateUp, threshold: threshold) }
+  }
   public func relu(_ x: Tensor) { time(.norms) { base.relu(x) } }
   public func gelu(_ x: Tensor) { time(.norms) { base.gelu(x) } }
   public func add(_ x: Tensor, _ y: Tensor) { time(.norms) { base.add(x, y) } }

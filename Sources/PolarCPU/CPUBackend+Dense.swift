@@ -60,6 +60,15 @@ extension CPUBackend {
     polar_add_rms_norm(context, &args)
   }
 
+  public func headRMSNorm(_ x: Tensor, weight: Tensor, epsilon: Float, heads: Int) {
+    var args = rowArguments(x, x)
+    args.weight = UnsafePointer(weight.floats)
+    args.epsilon = epsilon
+    args.heads = Int64(heads)
+    args.head_dim = Int64(weight.columns)
+    polar_head_rms_norm(context, &args)
+  }
+
   public func layerNorm(_ out: Tensor, _ x: Tensor, weight: Tensor, bias: Tensor, epsilon: Float) {
     var args = rowArguments(out, x)
     args.weight = UnsafePointer(weight.floats)
@@ -85,6 +94,12 @@ extension CPUBackend {
   public func siluMul(_ out: Tensor, _ gateUp: Tensor) {
     var args = rowArguments(out, gateUp)
     polar_silu_mul(context, &args)
+  }
+
+  public func reluMul(_ out: Tensor, _ gateUp: Tensor, threshold: Float) {
+    var args = rowArguments(out, gateUp)
+    args.threshold = threshold
+    polar_relu_mul(context, &args)
   }
 
   public func relu(_ x: Tensor) {

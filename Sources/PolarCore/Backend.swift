@@ -39,12 +39,17 @@ public protocol Backend: AnyObject, Sendable {
   func rmsNorm(_ out: Tensor, _ x: Tensor, weight: Tensor, epsilon: Float)
   /// `residual += delta; out = rmsNorm(residual)`.
   func addRMSNorm(_ out: Tensor, residual: Tensor, delta: Tensor, weight: Tensor, epsilon: Float)
+  /// ``rmsNorm(_:_:weight:epsilon:)`` in place of each of the first `heads` vectors in each row of `x`
+  /// `[rows, >= heads * headDim]`; weight f32 `[headDim]`, the same for all heads.
+  func headRMSNorm(_ x: Tensor, weight: Tensor, epsilon: Float, heads: Int)
   /// `out = (x - mean) / sqrt(variance + epsilon) * weight + bias`, by row. `out` may be `x`.
   func layerNorm(_ out: Tensor, _ x: Tensor, weight: Tensor, bias: Tensor, epsilon: Float)
   /// `out[i, n] = sum_k x[i, k] * weight[n, k] + bias[n]`; x f32 `[rows, inputs]`, out f32 `[rows, outputs]`.
   func linear(_ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?)
   /// `out[i, j] = silu(gateUp[i, j]) * gateUp[i, n + j]`; gateUp `[rows, 2n]`, out `[rows, n]`.
   func siluMul(_ out: Tensor, _ gateUp: Tensor)
+  /// `out[i, j] = gateUp[i, j] > threshold ? gateUp[i, j] * gateUp[i, n + j] : 0`; gateUp `[rows, 2n]`, out `[rows, n]`.
+  func reluMul(_ out: Tensor, _ gateUp: Tensor, threshold: Float)
   /// `x = max(x, 0)` in place.
   func relu(_ x: Tensor)
   /// `x = gelu(x)` in place, the exact (erf) form.

@@ -53,6 +53,7 @@ extension ModelConfig {
       throw .unsupported(path: fields.path, what: "sliding window attention")
     }
     let attentionBias = try fields.flag("attention_bias") ?? false
+    let activation = try fields.activation("hidden_act", default: .silu)
     let (theta, scaling) = try fields.rope()
     self.init(
       architecture: architecture, hidden: hidden, layers: try fields.required("num_hidden_layers"),
@@ -61,7 +62,8 @@ extension ModelConfig {
       intermediate: try fields.required("intermediate_size"), vocabulary: try fields.required("vocab_size"),
       context: try fields.int("max_position_embeddings") ?? (qwen ? 32768 : 2048),
       normEpsilon: Float(try fields.number("rms_norm_eps") ?? 1e-6),
-      activation: try fields.activation("hidden_act", default: .silu), ropeTheta: theta, ropeScaling: scaling,
+      activation: activation.kind, activationThreshold: activation.threshold, ropeTheta: theta,
+      ropeScaling: scaling,
       tiedEmbeddings: try fields.flag("tie_word_embeddings") ?? false, qkvBias: qwen || attentionBias,
       outputBias: !qwen && attentionBias, mlpBias: try fields.flag("mlp_bias") ?? false, embeddingDim: hidden,
       bosToken: try fields.tokens("bos_token_id").first, eosTokens: try fields.tokens("eos_token_id"))
@@ -75,6 +77,7 @@ extension ModelConfig {
       throw .unsupported(path: fields.path, what: "layer norms without weights")
     }
     let bias = try fields.flag("enable_bias") ?? true
+    let activation = try fields.activation("activation_function", default: .relu)
     let normBefore = try fields.flag("do_layer_norm_before") ?? true
     let normRemoved = try fields.flag("_remove_final_layer_norm") ?? false
     self.init(
@@ -82,7 +85,7 @@ extension ModelConfig {
       kvHeads: heads, headDim: try Self.derivedHeadDim(hidden: hidden, heads: heads),
       intermediate: try fields.required("ffn_dim"), vocabulary: try fields.required("vocab_size"),
       context: try fields.required("max_position_embeddings"), normEpsilon: 1e-5,
-      activation: try fields.activation("activation_function", default: .relu),
+      activation: activation.kind, activationThreshold: activation.threshold,
       tiedEmbeddings: try fields.flag("tie_word_embeddings") ?? true, qkvBias: bias, outputBias: bias,
       mlpBias: bias,
       normBefore: normBefore, finalNorm: normBefore && !normRemoved,
@@ -152,15 +155,21 @@ private struct ConfigFields {
     return tokens
   }
 
-  func activation(_ key: String, default fallback: ModelConfig.Activation) throws(PolarError)
-    -> ModelConfig.Activation
-  {
-    guard let name = try text(key) else { return fallback }
-    switch name {
-    case "silu", "swish": return .silu
-    case "relu": return .relu
-    case "gelu": return .gelu
-    default: throw .unsupported(path: path, what: "activation '\(name.prefix(60))'")
+  /// The activation named `key`; ProSparse's files have FATReLU with its threshold in `hidden_act_param`.
+  func activation(
+    _ key: String, default fallback: ModelConfig.Activation
+  ) throws(PolarError) -> (kind: ModelConfig.Activation, threshold: Float) {
+    switch try text(key) {
+    case nil: return (fallback, 0)
+    case "silu", "swish": return (.silu, 0)
+    case "relu": return (.relu, 0)
+    case "gelu": return (.gelu, 0)
+    case "fatrelu":
+      guard let threshold = try number("hidden_act_param") else {
+        throw .configuration(field: "hidden_act_param", reason: "missing beside fatrelu in \(path)")
+      }
+      return (.relu, Float(threshold))
+    case .some(let name): throw .unsupported(path: path, what: "activation '\(name.prefix(60))'")
     }
   }
 

@@ -39,6 +39,8 @@ public struct ModelConfig: Sendable, Equatable {
   public var normEpsilon: Float
   /// The MLP's non-linearity.
   public var activation: Activation
+  /// ReLU: an activation that is not above it counts as zero (the FATReLU of ProSparse checkpoints); else 0.
+  public var activationThreshold: Float
   /// Base of the rotary frequencies; 0 where positions are learned (OPT).
   public var ropeTheta: Double
   /// How rotary frequencies are changed.
@@ -66,7 +68,8 @@ public struct ModelConfig: Sendable, Equatable {
   public init(
     architecture: Architecture, hidden: Int, layers: Int, heads: Int, kvHeads: Int, headDim: Int,
     intermediate: Int,
-    vocabulary: Int, context: Int, normEpsilon: Float, activation: Activation, ropeTheta: Double = 0,
+    vocabulary: Int, context: Int, normEpsilon: Float, activation: Activation,
+    activationThreshold: Float = 0, ropeTheta: Double = 0,
     ropeScaling: RopeScaling = .none, tiedEmbeddings: Bool, qkvBias: Bool, outputBias: Bool, mlpBias: Bool,
     normBefore: Bool = true, finalNorm: Bool = true, embeddingDim: Int, bosToken: Int32? = nil,
     eosTokens: [Int32] = []
@@ -82,6 +85,7 @@ public struct ModelConfig: Sendable, Equatable {
     self.context = context
     self.normEpsilon = normEpsilon
     self.activation = activation
+    self.activationThreshold = activationThreshold
     self.ropeTheta = ropeTheta
     self.ropeScaling = ropeScaling
     self.tiedEmbeddings = tiedEmbeddings
@@ -135,8 +139,14 @@ extension ModelConfig {
     case .opt:
       try Self.require("kvHeads", kvHeads == heads, "\(kvHeads) KV heads where OPT has \(heads)")
       try Self.require("activation", activation != .silu, "OPT has no gated MLP")
+      try Self.require("activation threshold", activationThreshold == 0, "OPT has none")
     case .llama, .qwen2:
-      try Self.require("activation", activation == .silu, "\(activation.rawValue) in a gated MLP")
+      try Self.require("activation", activation != .gelu, "gelu in a gated MLP")
+      try Self.require(
+        "activation threshold",
+        activationThreshold >= 0 && activationThreshold.isFinite
+          && (activation == .relu || activationThreshold == 0),
+        "\(activationThreshold) with \(activation.rawValue)")
       try Self.require(
         "embeddingDim", embeddingDim == hidden, "\(embeddingDim) differs from hidden \(hidden)")
       try Self.require(

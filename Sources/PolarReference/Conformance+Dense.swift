@@ -56,6 +56,7 @@ extension ConformanceRun {
       checkNorms(rows, columns, gap, shape)
       checkElementwise(rows, columns, gap, shape)
     }
+    checkHeadNorms()
     checkExtremes()
   }
 
@@ -123,6 +124,22 @@ extension ConformanceRun {
     }
   }
 
+  private func checkHeadNorms() {
+    for (rows, heads, headDim, others) in [
+      (1, 1, 2, 0), (3, 2, 6, 6), (5, 3, 30, 7), (9, 4, 64, 128), (2, 5, 80, 0),
+    ] {
+      let shape = "\(rows) x \(heads) heads of \(headDim), then \(others)"
+      compareRows("headRMSNorm \(shape)", rows: rows, Tolerance.norm) {
+        (pool, generator, part) throws(PolarError) in
+        let host = generator.matrix(rows, heads * headDim + others, scale: 4, bf16: false)
+        let weight = try pool.tensor(generator.matrix(1, headDim))
+        let x = try pool.tensor(host.rows(part), gap: 3)
+        pool.backend.headRMSNorm(x, weight: weight, epsilon: 0.25, heads: heads)
+        return pool.read(x)
+      }
+    }
+  }
+
   private func checkElementwise(_ rows: Int, _ columns: Int, _ gap: Int, _ shape: String) {
     compareRows("siluMul \(shape)", rows: rows, Tolerance.activation, floor: 1) {
       (pool, generator, part) throws(PolarError) in
@@ -131,6 +148,18 @@ extension ConformanceRun {
       let out = try pool.output(rows: part.count, columns: columns, gap: gap + 1)
       pool.backend.siluMul(out, gateUp)
       return pool.read(out)
+    }
+    for threshold: Float in [0, 0.25] {
+      compareRows("reluMul \(shape), threshold \(threshold)", rows: rows, Tolerance.exact) {
+        (pool, generator, part) throws(PolarError) in
+        var host = generator.matrix(rows, 2 * columns, bf16: false)
+        // The threshold itself is not above the threshold.
+        host[0, 0] = threshold
+        let gateUp = try pool.tensor(host.rows(part), gap: gap)
+        let out = try pool.output(rows: part.count, columns: columns, gap: gap + 1)
+        pool.backend.reluMul(out, gateUp, threshold: threshold)
+        return pool.read(out)
+      }
     }
     compareRows("relu \(shape)", rows: rows, Tolerance.exact) { (pool, generator, part) throws(PolarError) in
       let x = try pool.tensor(generator.matrix(rows, columns, bf16: false).rows(part), gap: gap)

@@ -37,6 +37,13 @@ extension ReferenceBackend {
     rmsNorm(out, residual, weight: weight, epsilon: epsilon)
   }
 
+  public func headRMSNorm(_ x: Tensor, weight: Tensor, epsilon: Float, heads: Int) {
+    for head in 0..<heads {
+      let vectors = x.columns(head * weight.columns..<(head + 1) * weight.columns)
+      rmsNorm(vectors, vectors, weight: weight, epsilon: epsilon)
+    }
+  }
+
   public func layerNorm(_ out: Tensor, _ x: Tensor, weight: Tensor, bias: Tensor, epsilon: Float) {
     let d = x.columns
     let w = weight.f32(0)
@@ -67,6 +74,16 @@ extension ReferenceBackend {
         let gate = Double(gateUp.f32(i)[j])
         let up = Double(gateUp.f32(i)[n + j])
         out.f32(i)[j] = Float(gate / (1 + exp(-gate)) * up)
+      }
+    }
+  }
+
+  public func reluMul(_ out: Tensor, _ gateUp: Tensor, threshold: Float) {
+    let n = out.columns
+    for i in 0..<out.rows {
+      for j in 0..<n {
+        let gate = gateUp.f32(i)[j]
+        out.f32(i)[j] = gate > threshold ? gate * gateUp.f32(i)[n + j] : 0
       }
     }
   }

@@ -145,7 +145,21 @@ private let opt = """
     #expect(failure(llama, ["model_type": nil])?.isConfiguration == true)
     #expect(failure(llama, ["hidden_act": #""gelu_new""#])?.isUnsupported == true)
     #expect(failure(llama, ["quantization_config": "{}"])?.isUnsupported == true)
-    #expect(failure(llama, ["hidden_act": #""relu""#])?.isConfiguration == true)
+    #expect(failure(llama, ["hidden_act": #""gelu""#])?.isConfiguration == true)
+    #expect(failure(llama, ["hidden_act": #""relu2""#])?.isUnsupported == true)
+  }
+
+  @Test func readsReLU() throws {
+    let relu = try config(llama, ["hidden_act": #""relu""#])
+    #expect(relu.activation == .relu && relu.activationThreshold == 0)
+    let fat = try config(llama, ["hidden_act": #""fatrelu""#, "hidden_act_param": "0.01"])
+    #expect(fat.activation == .relu && fat.activationThreshold == 0.01)
+    for parameter in [nil, "null", "-0.5", #""0.01""#, "1e300"] {
+      let error = failure(llama, ["hidden_act": #""fatrelu""#, "hidden_act_param": parameter])
+      #expect(error?.isConfiguration == true, "\(parameter ?? "absent")")
+    }
+    let fatOPT = failure(opt, ["activation_function": #""fatrelu""#, "hidden_act_param": "0.01"])
+    #expect(fatOPT?.isConfiguration == true)
   }
 
   @Test(arguments: [

@@ -236,7 +236,7 @@ struct ModelTests {
       case .missingLayer: config.layers += 1
       case .otherWidth: config.intermediate += 2
       case .oddWidth: config.intermediate -= 1
-      case .otherActivation: config.activation = .relu
+      case .otherActivation: config.activation = .gelu
       }
     }
   }

@@ -17,6 +17,9 @@ enum Fault: String, CaseIterable, Sendable {
   case linearWritesBehindRow = "linear rows 2"
   case siluOfUp = "siluMul"
   case siluOverflows = "siluMul of extreme"
+  case reluOfUp = "reluMul"
+  case reluMulIgnoresThreshold = "reluMul 5"
+  case headNormSharesScale = "headRMSNorm"
   case leakyRelu = "relu"
   case tanhGelu = "gelu"
   case addSkipsLastColumn = "add "
@@ -136,6 +139,29 @@ final class FaultyBackend: Backend {
     }
     if fault == .siluOverflows {
       change(out) { row, column, value in self.float(gateUp, row, column) < -88 ? .nan : value }
+    }
+  }
+  func reluMul(_ out: Tensor, _ gateUp: Tensor, threshold: Float) {
+    inner.reluMul(out, gateUp, threshold: fault == .reluMulIgnoresThreshold ? 0 : threshold)
+    guard fault == .reluOfUp else { return }
+    let n = out.columns
+    change(out) { row, column, value in
+      let (gate, up) = (self.float(gateUp, row, column), self.float(gateUp, row, n + column))
+      return up > threshold ? gate * up : 0
+    }
+  }
+  func headRMSNorm(_ x: Tensor, weight: Tensor, epsilon: Float, heads: Int) {
+    guard fault == .headNormSharesScale else {
+      return inner.headRMSNorm(x, weight: weight, epsilon: epsilon, heads: heads)
+    }
+    // One scale for the whole row.
+    for row in 0..<x.rows {
+      let vectors = pointer(x, row)
+      let count = heads * weight.columns
+      let square = (0..<count).reduce(Float(0)) { $0 + vectors[$1] * vectors[$1] } / Float(count)
+      for i in 0..<count {
+        vectors[i] *= float(weight, 0, i % weight.columns) / (square + epsilon).squareRoot()
+      }
     }
   }
   func relu(_ x: Tensor) {

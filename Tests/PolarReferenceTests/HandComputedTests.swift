@@ -62,6 +62,10 @@ import Testing
     // silu(1) = 1 / (1 + e^-1).
     backend.siluMul(out, try row(1, 0, 2, 5))
     expect(pool.read(out), [1.462_117_2, 0])
+    backend.reluMul(out, try row(1, -3, 2, 5), threshold: 0)
+    expect(pool.read(out), [2, 0])
+    backend.reluMul(out, try row(1, 1.5, 2, 5), threshold: 1)
+    expect(pool.read(out), [0, 7.5])
     let x = try row(-1, 0, 2)
     backend.relu(x)
     expect(pool.read(x), [0, 0, 2])

@@ -87,7 +87,7 @@ typedef struct {
   int64_t out_stride, a_stride, b_stride, c_stride, weight_stride;
   int64_t rows, columns;
   int64_t heads, head_dim;
-  float epsilon;
+  float epsilon, threshold;
 } polar_row_args;
 
 // `out = a / sqrt(mean(a^2) + epsilon) * weight`.
@@ -98,6 +98,8 @@ void polar_add_rms_norm(polar_context *context, const polar_row_args *args);
 void polar_layer_norm(polar_context *context, const polar_row_args *args);
 // `out[j] = silu(a[j]) * a[columns + j]`.
 void polar_silu_mul(polar_context *context, const polar_row_args *args);
+// `out[j] = a[j] > threshold ? a[j] * a[columns + j] : 0`.
+void polar_relu_mul(polar_context *context, const polar_row_args *args);
 // `out = max(out, 0)`.
 void polar_relu(polar_context *context, const polar_row_args *args);
 // `out = gelu(out)` (erf form).
@@ -108,6 +110,8 @@ void polar_add(polar_context *context, const polar_row_args *args);
 void polar_gather_rows(polar_context *context, const polar_row_args *args);
 // Rotates `heads` vectors of `head_dim` in each row of out by angle `indices[i] * weight[j]`, pairs (j, j + d/2).
 void polar_rotary(polar_context *context, const polar_row_args *args);
+// `out[i, h, :] /= sqrt(mean(out[i, h, :]^2) + epsilon)`, times weight `[head_dim]`, for the first `heads` heads of a row.
+void polar_head_rms_norm(polar_context *context, const polar_row_args *args);
 // `out[i, h] = || a[i, h, :] ||`.
 void polar_head_norms(polar_context *context, const polar_row_args *args);
 // `out[i, h] = sqrt(d' G_h d) / || b[i, :columns] ||`, d = a[i, h, :] - c[i, h, :] (c may be NULL),
