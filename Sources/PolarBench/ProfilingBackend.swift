@@ -65,6 +65,7 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
     time(.other) { base.download(address, into: bytes) }
   }
   public func synchronize() { base.synchronize() }
+  public var failure: PolarError? { base.failure }
   public func packedByteCount(outputs: Int, inputs: Int) -> Int {
     base.packedByteCount(outputs: outputs, inputs: inputs)
   }

@@ -88,4 +88,40 @@ public protocol Backend: AnyObject, Sendable {
   /// `out[i, h] = sqrt(d' G_h d) / || residual[i, :] ||`, `d = attention[i, h, :] - fallback[i, h, :]`,
   /// with `G_h = W_o,h' W_o,h` f32 `[heads * headDim, headDim]`. `fallback` nil is zero.
   func headDeviations(_ out: Tensor, attention: Tensor, fallback: Tensor?, gram: Tensor, residual: Tensor)
+
+  // MARK: Order, replay and failure
+
+  /// Runs `side` and `main`, at the same time where the backend can; what follows sees the results of both.
+  ///
+  /// Neither may use what the other writes, and workspace that `side` takes must not be released before `overlap`
+  /// returns. A backend without streams runs `side`, then `main`.
+  func overlap(side: () -> Void, main: () -> Void)
+  /// Records the ops of `body` so that they can be run again at a fraction of the cost of issuing them. The ops read
+  /// their tensors anew at every replay, but keep the addresses, shapes and scalar arguments of the recording.
+  ///
+  /// Returns nil, without having called `body`, on a backend that gains nothing from it. `body` itself computes nothing:
+  /// call ``RecordedWork/replay()`` for that. It must neither allocate, copy to or from the host, nor synchronise.
+  func record(_ body: () -> Void) -> (any RecordedWork)?
+  /// The first error of the device that an op could not report; from then on results mean nothing. Nil while all is well.
+  var failure: PolarError? { get }
+}
+
+/// Ops that a backend has recorded (see ``Backend/record(_:)``).
+public protocol RecordedWork: AnyObject, Sendable {
+  /// Runs the recorded ops, in order with all other work of the backend.
+  func replay()
+}
+
+extension Backend {
+  /// Runs `side`, then `main`.
+  public func overlap(side: () -> Void, main: () -> Void) {
+    side()
+    main()
+  }
+
+  /// Records nothing.
+  public func record(_ body: () -> Void) -> (any RecordedWork)? { nil }
+
+  /// Ops of a backend that computes on the host do not fail.
+  public var failure: PolarError? { nil }
 }

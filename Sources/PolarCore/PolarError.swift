@@ -16,6 +16,8 @@ public enum PolarError: Error, Sendable, Equatable, CustomStringConvertible {
   case request(field: String, reason: String)
   /// Memory could not be had.
   case outOfMemory(what: String, bytes: Int)
+  /// A device, or a library that drives it, is missing or failed.
+  case device(name: String, reason: String)
 
   /// One line: what is wrong and where.
   public var description: String {
@@ -28,6 +30,7 @@ public enum PolarError: Error, Sendable, Equatable, CustomStringConvertible {
     case .profile(let path, let reason): "profile \(path): \(reason)"
     case .request(let field, let reason): "request: \(field): \(reason)"
     case .outOfMemory(let what, let bytes): "out of memory: \(what) needs \(bytes) bytes"
+    case .device(let name, let reason): "\(name): \(reason)"
     }
   }
 }
