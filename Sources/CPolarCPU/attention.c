@@ -20,11 +20,11 @@ typedef enum { TASK_FULL, TASK_LOCAL, TASK_FILL } task_kind;
 typedef struct {
   int32_t row, group;
   int32_t kind;
-  int32_t chunks;     // 1 unless full
+  int32_t first_chunk, chunks;  // 0 and 1 unless full
   int64_t cost_before;  // of all earlier tasks of the round
 } decode_task;
 
-// A place between two chunks of the list of tasks.
+// A place between two chunks of the list of tasks; chunks count from the task's first.
 typedef struct {
   int32_t task, chunk;
 } boundary;
@@ -70,6 +70,11 @@ typedef struct {
   atomic_int_fast64_t next;
 } attention_job;
 
+// The first token that a row at `position` sees.
+static int32_t window_start(const polar_attention_args *args, int32_t position) {
+  return args->window > 0 && position >= args->window ? position + 1 - args->window : 0;
+}
+
 static int32_t pages_for(int32_t tokens) { return (tokens + POLAR_PAGE - 1) / POLAR_PAGE; }
 
 // Most query rows that one kernel call takes.
@@ -102,7 +107,11 @@ static void fold(
 
 static void finish(float *out, const float *total, float sum, int32_t head_dim) {
   // Without a visible token the result is zero.
-  const float inverse = sum == 0 ? 0 : 1.0f / sum;
+  if (sum == 0) {
+    memset(out, 0, sizeof(float) * (size_t)head_dim);
+    return;
+  }
+  const float inverse = 1.0f / sum;
   for (int32_t d = 0; d < head_dim; d++) out[d] = total[d] * inverse;
 }
 
@@ -110,18 +119,21 @@ static const uint16_t *head_blocks(const polar_kv *kv, int32_t group) {
   return kv->blocks + (int64_t)group * kv->pages * 2 * POLAR_PAGE * kv->head_dim;
 }
 
-// Rows that a thread has gathered for one KV head: sources and targets are set, limits are visible tokens.
+// Rows that a thread has gathered for one KV head: sources and targets are set, starts and limits are visible tokens.
 typedef struct {
   int rows;
-  int32_t group, pages;  // pages that the row with the most visible tokens needs
+  int32_t group;
+  int32_t first, pages;  // first page that a row sees, and the page behind the last
   const int32_t *table;
 } row_set;
 
-static void scale_queries(polar_scratch *scratch, int rows, int32_t head_dim, float scale) {
-  const float factor = scale * 1.44269504088896340736f;
+static void gather_queries(polar_scratch *scratch, int rows, int32_t head_dim) {
   for (int r = 0; r < rows; r++)
-    for (int32_t d = 0; d < head_dim; d++) scratch->q[r * head_dim + d] = scratch->source[r][d] * factor;
+    memcpy(scratch->q + r * head_dim, scratch->source[r], sizeof(float) * (size_t)head_dim);
 }
+
+// The scale of scores in powers of two.
+static float base2_scale(const polar_attention_args *args) { return args->scale * 1.44269504088896340736f; }
 
 // Runs the kernel on chunk `chunk` of `set`; partials land in the scratch's m, l and o.
 static void run_chunk(
@@ -136,10 +148,13 @@ static void run_chunk(
     .table = set->table + first,
     .pages = left < POLAR_CHUNK_PAGES ? left : POLAR_CHUNK_PAGES,
     .skip_at = POLAR_CHUNK_PAGES,
+    .first = set->first > first ? set->first - first : 0,
     .head_dim = kv->head_dim,
     .rows = set->rows,
+    .scale = base2_scale(job->args),
     .q = scratch->q,
-    .limits = scratch->relative,
+    .starts = scratch->span_starts,
+    .limits = scratch->span_limits,
     .m = scratch->m,
     .l = scratch->l,
     .o = scratch->o,
@@ -149,7 +164,10 @@ static void run_chunk(
     const int32_t page = first + POLAR_CHUNK_PAGES + i;
     span.next[i] = page < set->pages ? span.blocks + set->table[page] * block_elements : next ? next[i] : NULL;
   }
-  for (int r = 0; r < set->rows; r++) scratch->relative[r] = scratch->limits[r] - first * POLAR_PAGE;
+  for (int r = 0; r < set->rows; r++) {
+    scratch->span_starts[r] = scratch->starts[r] - first * POLAR_PAGE;
+    scratch->span_limits[r] = scratch->limits[r] - first * POLAR_PAGE;
+  }
   job->context->kernels->attention(&span);
 }
 
@@ -158,14 +176,16 @@ static void run_full(
   const attention_job *job, polar_scratch *scratch, const row_set *set, const uint16_t *const *next
 ) {
   const int32_t head_dim = job->args->kv.head_dim;
-  scale_queries(scratch, set->rows, head_dim, job->args->scale);
-  for (int32_t chunk = 0; chunk * POLAR_CHUNK_PAGES < set->pages; chunk++) {
+  gather_queries(scratch, set->rows, head_dim);
+  for (int32_t chunk = set->first / POLAR_CHUNK_PAGES; chunk * POLAR_CHUNK_PAGES < set->pages; chunk++) {
     run_chunk(job, scratch, set, chunk, next);
-    for (int r = 0; r < set->rows; r++)
-      if (scratch->relative[r] > 0)
-        fold(
-          chunk == 0, &scratch->total_m[r], &scratch->total_l[r], scratch->total + r * head_dim, scratch->m[r],
-          scratch->l[r], scratch->o + r * head_dim, head_dim);
+    for (int r = 0; r < set->rows; r++) {
+      const int32_t first = scratch->starts[r] / (POLAR_CHUNK_PAGES * POLAR_PAGE);
+      if (chunk < first || scratch->span_limits[r] <= 0) continue;
+      fold(
+        chunk == first, &scratch->total_m[r], &scratch->total_l[r], scratch->total + r * head_dim, scratch->m[r],
+        scratch->l[r], scratch->o + r * head_dim, head_dim);
+    }
   }
   for (int r = 0; r < set->rows; r++)
     finish(scratch->target[r], scratch->total + r * head_dim, scratch->total_l[r], head_dim);
@@ -177,7 +197,7 @@ static void run_local(
 ) {
   const polar_attention_args *args = job->args;
   const int32_t head_dim = args->kv.head_dim, pages = args->sink_pages + args->recent_pages;
-  scale_queries(scratch, set->rows, head_dim, args->scale);
+  gather_queries(scratch, set->rows, head_dim);
   polar_span span = {
     .blocks = head_blocks(&args->kv, set->group),
     .table = set->table,
@@ -186,19 +206,31 @@ static void run_local(
     .skip = set->pages - pages,
     .head_dim = head_dim,
     .rows = set->rows,
+    .scale = base2_scale(job->args),
     .q = scratch->q,
-    .limits = scratch->relative,
+    .starts = scratch->span_starts,
+    .limits = scratch->span_limits,
     .m = scratch->m,
     .l = scratch->l,
     .o = scratch->o,
     .scratch = scratch->bf16,
   };
   if (next) memcpy(span.next, next, sizeof span.next);
-  // Without recent pages every sink page is a whole one.
-  for (int r = 0; r < set->rows; r++)
-    scratch->relative[r] =
-      args->recent_pages > 0 ? scratch->limits[r] - span.skip * POLAR_PAGE : pages * POLAR_PAGE;
-  job->context->kernels->attention(&span);
+  const int32_t sink_tokens = args->sink_pages * POLAR_PAGE, gap = span.skip * POLAR_PAGE;
+  span.first = pages;
+  for (int r = 0; r < set->rows; r++) {
+    // Without recent pages every sink page is a whole one.
+    scratch->span_limits[r] = args->recent_pages > 0 ? scratch->limits[r] - gap : pages * POLAR_PAGE;
+    // A window that starts between the sinks and the recent pages starts with the latter.
+    const int32_t start = scratch->starts[r], moved = start - gap;
+    scratch->span_starts[r] = start < sink_tokens ? start : moved > sink_tokens ? moved : sink_tokens;
+    if (scratch->span_starts[r] / POLAR_PAGE < span.first) span.first = scratch->span_starts[r] / POLAR_PAGE;
+  }
+  if (span.first < pages) {
+    job->context->kernels->attention(&span);
+  } else {
+    memset(scratch->l, 0, sizeof(float) * (size_t)set->rows);
+  }
   for (int r = 0; r < set->rows; r++)
     finish(scratch->target[r], scratch->o + r * head_dim, scratch->l[r], head_dim);
 }
@@ -224,6 +256,7 @@ static int gather_heads(
     if (!takes_head(args, task, pages, h)) continue;
     scratch->source[rows] = args->query + task->row * args->query_stride + h * args->kv.head_dim;
     scratch->target[rows] = args->out + task->row * args->out_stride + h * args->kv.head_dim;
+    scratch->starts[rows] = window_start(args, tokens - 1);
     scratch->limits[rows] = tokens;
     rows++;
   }
@@ -250,13 +283,14 @@ static void run_fill(const attention_job *job, const decode_task *task) {
 static void first_blocks(const attention_job *job, const decode_task *task, const uint16_t **next) {
   const polar_attention_args *args = job->args;
   const int32_t *table = args->tables + args->sequences[task->row] * args->table_stride;
-  const int32_t pages = pages_for(args->positions[task->row] + 1);
+  const int32_t position = args->positions[task->row], pages = pages_for(position + 1);
   const int64_t block_elements = 2 * POLAR_PAGE * (int64_t)args->kv.head_dim;
+  const int32_t first = window_start(args, position) / POLAR_PAGE;
   for (int32_t i = 0; i < POLAR_TILE_PAGES; i++)
-    next[i] = i < pages ? head_blocks(&args->kv, task->group) + table[i] * block_elements : NULL;
+    next[i] = first + i < pages ? head_blocks(&args->kv, task->group) + table[first + i] * block_elements : NULL;
 }
 
-// A chunk's partials of one row: maximum, sum, values.
+// The partials of one row of a task's chunk: maximum, sum, values.
 static float *partial_of(float *slot, int32_t rows, int32_t chunk, int32_t row, int32_t head_dim) {
   return slot + ((int64_t)chunk * rows + row) * (head_dim + 2);
 }
@@ -277,9 +311,9 @@ static void run_part(
   const int32_t total = selected_rows(job, task, set->pages);
   int32_t head = 0, done = 0;
   while ((set->rows = gather_heads(job, scratch, task, set->pages, &head, span_rows(head_dim))) > 0) {
-    scale_queries(scratch, set->rows, head_dim, job->args->scale);
+    gather_queries(scratch, set->rows, head_dim);
     for (int32_t chunk = low; chunk < high; chunk++) {
-      run_chunk(job, scratch, set, chunk, NULL);
+      run_chunk(job, scratch, set, task->first_chunk + chunk, NULL);
       for (int r = 0; r < set->rows; r++) {
         float *partial = partial_of(slot, total, chunk, done + r, head_dim);
         partial[0] = scratch->m[r];
@@ -326,6 +360,7 @@ static void run_decode(void *argument, int thread, int threads) {
     }
     row_set set = {
       .group = task->group,
+      .first = window_start(args, args->positions[task->row]) / POLAR_PAGE,
       .pages = pages_for(args->positions[task->row] + 1),
       .table = args->tables + args->sequences[task->row] * args->table_stride,
     };
@@ -395,6 +430,7 @@ void polar_decode_attention(polar_context *context, const polar_attention_args *
   int64_t cost = 0;
   for (int64_t row = 0; row < args->rows; row++) {
     const int32_t pages = pages_for(args->positions[row] + 1);
+    const int32_t first = window_start(args, args->positions[row]) / POLAR_PAGE;
     const int all = !args->mask || (args->fallback == POLAR_FALLBACK_LOCAL && local_covers(args, pages));
     for (int32_t group = 0; group < groups; group++) {
       int32_t selected = job.group_heads;
@@ -411,11 +447,12 @@ void polar_decode_attention(polar_context *context, const polar_attention_args *
       decode_task task = {.row = (int32_t)row, .group = group, .chunks = 1};
       if (selected > 0) {
         task.kind = TASK_FULL;
-        task.chunks = (pages + POLAR_CHUNK_PAGES - 1) / POLAR_CHUNK_PAGES;
+        task.first_chunk = first / POLAR_CHUNK_PAGES;
+        task.chunks = (pages + POLAR_CHUNK_PAGES - 1) / POLAR_CHUNK_PAGES - task.first_chunk;
         task.cost_before = cost;
         plan->tasks[job.tasks++] = task;
         // Reading a page costs about as much as computing it for two rows.
-        cost += (int64_t)pages * (selected > 2 ? selected : 2) + 1;
+        cost += (int64_t)(pages - first) * (selected > 2 ? selected : 2) + 1;
       }
       if (selected < job.group_heads) {
         task.kind = args->fallback == POLAR_FALLBACK_LOCAL ? TASK_LOCAL : TASK_FILL;
@@ -450,6 +487,7 @@ static void run_prefill(void *argument, int thread, int threads) {
     const token_group tokens = plan->groups[job->tasks - 1 - item % job->tasks];
     row_set set = {
       .group = group,
+      .first = window_start(args, args->positions[tokens.row]) / POLAR_PAGE,
       .pages = pages_for(args->positions[tokens.row + tokens.count - 1] + 1),
       .table = args->tables + tokens.sequence * args->table_stride,
     };
@@ -462,6 +500,7 @@ static void run_prefill(void *argument, int thread, int threads) {
         const int32_t h = group * job->group_heads + (start + r) % job->group_heads;
         scratch->source[r] = args->query + row * args->query_stride + h * head_dim;
         scratch->target[r] = args->out + row * args->out_stride + h * head_dim;
+        scratch->starts[r] = window_start(args, args->positions[row]);
         scratch->limits[r] = args->positions[row] + 1;
       }
       if (local) {

@@ -116,6 +116,7 @@ POLAR_ALWAYS_INLINE void FN(att_step)(
   int start, vf *sums
 ) {
   const int64_t head_dim = span->head_dim;
+  const float scale = span->scale;
   const float *q = span->q + row * head_dim;
   float *o = span->o + row * head_dim;
   float p[4 * POLAR_TILE_TOKENS] __attribute__((aligned(64)));
@@ -135,17 +136,19 @@ POLAR_ALWAYS_INLINE void FN(att_step)(
     int limit = span->limits[row + r] - start;
     limit = limit < 0 ? 0 : limit > tokens ? tokens : limit;
     visible = limit > visible ? limit : visible;
+    const int low = span->starts[row + r] - start < limit ? span->starts[row + r] - start : limit;
+    for (int t = 0; t < low; t++) s[t] = -__builtin_inff();
     for (int t = limit; t < tokens; t++) s[t] = -__builtin_inff();
     vf top = FN(load)(s);
     for (int t = VW; t < tokens; t += VW) top = FN(max)(FN(load)(s + t), top);
-    const float old = span->m[row + r], highest = FN(maximum)(top);
+    const float old = span->m[row + r], highest = FN(maximum)(top) * scale;
     const float m = highest > old ? highest : old;
     span->m[row + r] = m;
     const vf rescale = FN(exp2)(FN(splat)(old - m));
     alpha[r] = rescale[0];
     vf sum = sums[row + r] * rescale;
     for (int t = 0; t < tokens; t += VW) {
-      vf e = FN(exp2)(FN(load)(s + t) - m);
+      vf e = FN(exp2)(FN(load)(s + t) * scale - m);
       FN(store)(s + t, e);
       sum = sum + e;
     }
@@ -181,11 +184,12 @@ static void FN(attention)(const polar_span *span) {
     span->m[r] = -3.0e38f;
   }
   __builtin_memset(span->o, 0, sizeof(float) * (size_t)span->rows * (size_t)span->head_dim);
-  for (int page = 0; page < span->pages; page += POLAR_TILE_PAGES) {
+  // Tiles start at fixed places. Pages before the first one that counts are masked; what is read for them is that one.
+  for (int page = span->first / POLAR_TILE_PAGES * POLAR_TILE_PAGES; page < span->pages; page += POLAR_TILE_PAGES) {
     FN(att_tile) tile;
     tile.pages = span->pages - page < POLAR_TILE_PAGES ? span->pages - page : POLAR_TILE_PAGES;
     for (int i = 0; i < tile.pages; i++) {
-      const int here = page + i, ahead = here + POLAR_TILE_PAGES;
+      const int here = page + i < span->first ? span->first : page + i, ahead = page + i + POLAR_TILE_PAGES;
       const int32_t number = span->table[here < span->skip_at ? here : here + span->skip];
       tile.block[i] = span->blocks + number * block_elements;
       tile.next[i] = tile.block[i];

@@ -23,9 +23,12 @@ typedef struct {
   const uint16_t *blocks;    // the KV head's first block
   const int32_t *table;      // page numbers; page i is table[i < skip_at ? i : i + skip]
   int32_t pages, skip_at, skip;
+  int32_t first;             // pages before it are not read: no row sees them
   int32_t head_dim, rows;
-  const float *q;            // [rows][head_dim], times scale * log2(e)
-  const int32_t *limits;     // [rows] visible tokens of the span, may be <= 0
+  float scale;               // of scores, times log2(e)
+  const float *q;            // [rows][head_dim]
+  // [rows] the first visible token of the span and the one behind the last; both may lie outside of it
+  const int32_t *starts, *limits;
   const uint16_t *next[POLAR_TILE_PAGES];  // blocks read after this span, or NULL: prefetched
   float *m, *l, *o;          // out: [rows] maximum (base 2), [rows] sum, [rows][head_dim] weighted values
   uint16_t *scratch;         // [POLAR_SPAN_ELEMENTS]

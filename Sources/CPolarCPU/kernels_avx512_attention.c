@@ -99,6 +99,7 @@ POLAR_ALWAYS_INLINE void att_step(
   int start, vf *sums
 ) {
   const int64_t head_dim = span->head_dim;
+  const float scale = span->scale;
   const uint16_t *q = span->scratch + row * head_dim;
   float *o = span->o + row * head_dim;
   float scores[4 * POLAR_TILE_TOKENS] __attribute__((aligned(64)));
@@ -119,10 +120,12 @@ POLAR_ALWAYS_INLINE void att_step(
     int limit = span->limits[row + r] - start;
     limit = limit < 0 ? 0 : limit > tokens ? tokens : limit;
     visible = limit > visible ? limit : visible;
+    const int low = span->starts[row + r] - start < limit ? span->starts[row + r] - start : limit;
+    for (int t = 0; t < low; t++) s[t] = -__builtin_inff();
     for (int t = limit; t < tokens; t++) s[t] = -__builtin_inff();
     vf top = FN(load)(s);
     for (int t = VW; t < tokens; t += VW) top = FN(max)(FN(load)(s + t), top);
-    const float old = span->m[row + r], highest = FN(maximum)(top);
+    const float old = span->m[row + r], highest = FN(maximum)(top) * scale;
     const float m = highest > old ? highest : old;
     span->m[row + r] = m;
     const vf rescale = FN(exp2)(FN(splat)(old - m));
@@ -130,7 +133,7 @@ POLAR_ALWAYS_INLINE void att_step(
     vf sum = sums[row + r] * rescale;
     for (int t = 0; t < tokens; t += VW) {
       uint16_t *rounded = p + r * POLAR_TILE_TOKENS + t;
-      FN(store_bf16)(rounded, FN(exp2)(FN(load)(s + t) - m));
+      FN(store_bf16)(rounded, FN(exp2)(FN(load)(s + t) * scale - m));
       vf weights;
 #pragma clang loop unroll(full)
       for (int i = 0; i < VW; i++) weights[i] = polar_f32(rounded[i]);
@@ -169,11 +172,12 @@ void polar_attention_avx512(const polar_span *span) {
   }
   FN(convert)(span->scratch, span->q, (int64_t)span->rows * span->head_dim);
   __builtin_memset(span->o, 0, sizeof(float) * (size_t)span->rows * (size_t)span->head_dim);
-  for (int page = 0; page < span->pages; page += POLAR_TILE_PAGES) {
+  // Tiles start at fixed places. Pages before the first one that counts are masked; what is read for them is that one.
+  for (int page = span->first / POLAR_TILE_PAGES * POLAR_TILE_PAGES; page < span->pages; page += POLAR_TILE_PAGES) {
     att_tile tile;
     tile.pages = span->pages - page < POLAR_TILE_PAGES ? span->pages - page : POLAR_TILE_PAGES;
     for (int i = 0; i < tile.pages; i++) {
-      const int here = page + i, ahead = here + POLAR_TILE_PAGES;
+      const int here = page + i < span->first ? span->first : page + i, ahead = page + i + POLAR_TILE_PAGES;
       const int32_t number = span->table[here < span->skip_at ? here : here + span->skip];
       tile.block[i] = span->blocks + number * block_elements;
       tile.next[i] = tile.block[i];

@@ -81,6 +81,7 @@ extension CPUBackend {
     args.rows = Int64(batch.rows)
     args.heads = Int32(query.columns / max(1, kv.headDim))
     args.scale = scale
+    args.window = Int32(clamping: kv.window ?? 0)
     return args
   }
 

@@ -6,7 +6,8 @@
   case constant(Tensor)
   /// What was computed before, for example as a router's input: f32 `[rows, heads * headDim]`.
   case computed(Tensor)
-  /// Exact softmax over the first `sinkPages` pages and the last `recentPages` pages of the sequence.
+  /// Exact softmax over the first `sinkPages` pages and the last `recentPages` pages of the sequence, as far as they lie
+  /// in the layer's window.
   case local(sinkPages: Int, recentPages: Int)
 }
 
@@ -26,7 +27,7 @@
 
 /// Which keys a query attends to in ``Backend/prefillAttention(_:query:kv:batch:scale:span:)``.
 @frozen public enum AttentionSpan: BitwiseCopyable, Sendable {
-  /// All earlier positions and its own.
+  /// Its own position and all earlier ones in the layer's window.
   case full
   /// The local set of ``HeadFallback/local(sinkPages:recentPages:)``, as seen from each query's position.
   case local(sinkPages: Int, recentPages: Int)

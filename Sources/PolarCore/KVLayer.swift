@@ -23,15 +23,21 @@ public enum KVPage {
   public let headDim: Int
   /// Element type: ``DType/bf16``, or ``DType/f32`` on the reference backend.
   public let dtype: DType
+  /// Tokens that a query attends to, itself included: the key positions `> position - window`; nil for all earlier ones.
+  /// Every attention op honours it: dense, selective and all fallbacks. Pages wholly before the window are not read.
+  public let window: Int?
 
   /// Describes one layer's cache at `address`.
   @inlinable
-  public init(_ address: Address, pages: Int, kvHeads: Int, headDim: Int, dtype: DType) {
+  public init(
+    _ address: Address, pages: Int, kvHeads: Int, headDim: Int, dtype: DType, window: Int? = nil
+  ) {
     self.address = address
     self.pages = pages
     self.kvHeads = kvHeads
     self.headDim = headDim
     self.dtype = dtype
+    self.window = window
   }
 
   /// Elements of one block (the K page and the V page of one KV head).

@@ -10,11 +10,14 @@ struct AttentionProblem {
     let headDim: Int
     /// Positions of each sequence whose rows are computed; the positions before them are in the cache.
     let sequences: [Range<Int>]
+    /// Tokens that a query attends to; nil for all earlier ones.
+    var window: Int?
 
     var heads: Int { kvHeads * group }
     var text: String {
       let lengths = sequences.map { "\($0.upperBound)" }.joined(separator: ",")
       return "\(heads)/\(kvHeads) heads of \(headDim), contexts \(lengths)"
+        + (window.map { ", window \($0)" } ?? "")
     }
   }
 
@@ -64,7 +67,8 @@ struct AttentionProblem {
   /// must not matter.
   func cache(in pool: TensorPool) throws(PolarError) -> KVLayer {
     let kv = try pool.cache(
-      pages: context.pageCount, kvHeads: shape.kvHeads, headDim: shape.headDim, filledWith: 1024)
+      pages: context.pageCount, kvHeads: shape.kvHeads, headDim: shape.headDim, window: shape.window,
+      filledWith: 1024)
     pool.backend.storeKV(
       kv, key: try pool.tensor(key, gap: 2), value: try pool.tensor(value, gap: 4),
       slots: try pool.tensor(HostTensor(context.slots)))

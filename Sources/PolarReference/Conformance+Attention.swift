@@ -213,7 +213,7 @@ extension ConformanceRun {
     }
   }
 
-  private func checkAgainstReference(_ name: String, _ shape: Problem.Shape, _ operation: Problem.Operation) {
+  func checkAgainstReference(_ name: String, _ shape: Problem.Shape, _ operation: Problem.Operation) {
     compare(name, attentionTolerance, floor: Problem.floors(of: shape)) {
       (pool, generator) throws(PolarError) in
       try Problem(shape, &generator).evaluate(operation, in: pool)

@@ -63,7 +63,7 @@ extension ConformanceRun {
   }
 
   /// Random heads, with a row that has none, and rows whose counts differ.
-  private func checkRaggedMask(_ name: String, _ shape: Problem.Shape, _ fallback: Problem.Fallback) {
+  func checkRaggedMask(_ name: String, _ shape: Problem.Shape, _ fallback: Problem.Fallback) {
     func mask(_ generator: inout SplitMix64) -> HostTensor<UInt8> {
       var mask = HostTensor<UInt8>(repeating: 0, rows: shape.sequences.count, columns: shape.heads)
       for row in 1..<max(1, mask.rows) {
@@ -122,7 +122,9 @@ extension AttentionProblem {
   /// The least magnitude that errors of each row are measured against: a mean of n uniform numbers in -1 ..< 1 has the
   /// standard deviation `sqrt(1 / 3 / n)`.
   static func floors(of shape: Shape) -> [Float] {
-    shape.sequences.flatMap { $0.map { (1 / 3 / Float($0 + 1)).squareRoot() } }
+    shape.sequences.flatMap {
+      $0.map { (1 / 3 / Float(min($0 + 1, shape.window ?? .max))).squareRoot() }
+    }
   }
 
   /// Makes K and V NaN where `unread` says so, by row of `key` and KV head.

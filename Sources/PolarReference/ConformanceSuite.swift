@@ -38,6 +38,7 @@ public struct ConformanceSuite: Sendable {
     run.checkCache()
     run.checkAttention()
     run.checkSelectiveAttention()
+    run.checkWindow()
     run.checkRouting()
     return run.results
   }

@@ -44,9 +44,10 @@ extension ReferenceBackend {
       let position = Int(batch.positions.i32(0)[row])
       let keys =
         switch span {
-        case .full: Array(0...position)
+        case .full: Array(kv.firstKey(for: position)...position)
         case .local(let sinkPages, let recentPages):
-          localPositions(upTo: position, sinkPages: sinkPages, recentPages: recentPages)
+          localPositions(
+            kv.firstKey(for: position)...position, sinkPages: sinkPages, recentPages: recentPages)
         }
       for h in 0..<query.columns / kv.headDim {
         attend(out, query: query, kv: kv, batch: batch, scale: scale, row: row, head: h, keys: keys)
@@ -60,12 +61,13 @@ extension ReferenceBackend {
     for row in 0..<query.rows {
       let position = Int(batch.positions.i32(0)[row])
       for h in 0..<query.columns / kv.headDim {
-        var keys = Array(0...position)
+        let visible = kv.firstKey(for: position)...position
+        var keys = Array(visible)
         if let heads, heads.mask.u8(row)[h] == 0 {
           switch heads.fallback {
           case .zero: keys = []
           case .local(let sinkPages, let recentPages):
-            keys = localPositions(upTo: position, sinkPages: sinkPages, recentPages: recentPages)
+            keys = localPositions(visible, sinkPages: sinkPages, recentPages: recentPages)
           case .constant(let vectors):
             let target = out.f32(row) + h * kv.headDim
             target.update(from: vectors.f32(h), count: kv.headDim)
@@ -81,11 +83,13 @@ extension ReferenceBackend {
     }
   }
 
-  /// The positions `0 ... position` that lie in pages `0 ..< sinkPages` or in the last `recentPages` pages, counted
-  /// back from the page of `position` itself.
-  private func localPositions(upTo position: Int, sinkPages: Int, recentPages: Int) -> [Int] {
-    let ownPage = position / KVPage.tokens
-    return (0...position).filter { key in
+  /// The positions of `visible` that lie in pages `0 ..< sinkPages` or in the last `recentPages` pages, counted back
+  /// from the page of the last position itself.
+  private func localPositions(
+    _ visible: ClosedRange<Int>, sinkPages: Int, recentPages: Int
+  ) -> [Int] {
+    let ownPage = visible.upperBound / KVPage.tokens
+    return visible.filter { key in
       let page = key / KVPage.tokens
       return page < sinkPages || page > ownPage - recentPages
     }
@@ -128,6 +132,11 @@ extension KVLayer {
   /// The block of one KV head and page.
   func block(head: Int, page: Int) -> UnsafeMutablePointer<Float> {
     address.pointer(to: Float.self) + (head * pages + page) * blockElements
+  }
+
+  /// The first position that a query at `position` attends to.
+  func firstKey(for position: Int) -> Int {
+    window.map { max(0, position + 1 - $0) } ?? 0
   }
 
   /// Index of the K element `d` of token `token` in its block.

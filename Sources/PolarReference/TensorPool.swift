@@ -63,10 +63,11 @@ public final class TensorPool: Sendable {
 
   /// A cache of one layer, every element of which is `value` (a number that bf16 represents).
   public func cache(
-    pages: Int, kvHeads: Int, headDim: Int, filledWith value: Float = 0
+    pages: Int, kvHeads: Int, headDim: Int, window: Int? = nil, filledWith value: Float = 0
   ) throws(PolarError) -> KVLayer {
     func layer(at base: Address) -> KVLayer {
-      KVLayer(base, pages: pages, kvHeads: kvHeads, headDim: headDim, dtype: backend.kvDType)
+      KVLayer(
+        base, pages: pages, kvHeads: kvHeads, headDim: headDim, dtype: backend.kvDType, window: window)
     }
     let bytes = layer(at: Address(0)).byteCount
     let kv = layer(at: try block(rows: 1, stride: bytes, used: bytes, fill: 0))

@@ -35,6 +35,8 @@ enum Fault: String, CaseIterable, Sendable {
   case localFallbackIgnoresSinks = "selective attention, local 1+2, 8/8"
   case selectionIsSharedByRows = "selective attention, zero, 8/8"
   case allHeadsDiffersFromDense = ": all heads is dense"
+  case windowIsOneLonger = "window, decode attention 6/2"
+  case windowIsForgottenInPrefill = "window, prefill attention full, 4/2"
   case tiesGoToHigherIndex = "selectTopK"
   case aboveMeansAtLeast = "selectAbove"
   case normsAreSquared = "headNorms"
@@ -211,6 +213,7 @@ final class FaultyBackend: Backend {
     _ out: Tensor, query: Tensor, kv: KVLayer, batch: ForwardBatch, scale: Float, span: AttentionSpan
   ) {
     var span = span
+    let kv = fault == .windowIsForgottenInPrefill ? kv.with(window: nil) : kv
     if fault == .localSpanIsOnePageLonger, case .local(let sinkPages, let recentPages) = span {
       span = .local(sinkPages: sinkPages, recentPages: recentPages + 1)
     }
@@ -226,6 +229,7 @@ final class FaultyBackend: Backend {
     _ out: Tensor, query: Tensor, kv: KVLayer, batch: ForwardBatch, scale: Float, heads: ActiveHeads?
   ) {
     var heads = heads
+    let kv = fault == .windowIsOneLonger ? kv.with(window: kv.window.map { $0 + 1 }) : kv
     if let selection = heads {
       switch (fault, selection.fallback) {
       case (.fallbackIsAlwaysZero, _): heads = ActiveHeads(mask: selection.mask, fallback: .zero)
@@ -324,4 +328,10 @@ extension Address {
   fileprivate var f32: UnsafeMutablePointer<Float> { UnsafeMutablePointer(bitPattern: bits)! }
   fileprivate var i32: UnsafeMutablePointer<Int32> { UnsafeMutablePointer(bitPattern: bits)! }
   fileprivate var u8: UnsafeMutablePointer<UInt8> { UnsafeMutablePointer(bitPattern: bits)! }
+}
+
+extension KVLayer {
+  fileprivate func with(window: Int?) -> KVLayer {
+    KVLayer(address, pages: pages, kvHeads: kvHeads, headDim: headDim, dtype: dtype, window: window)
+  }
 }

@@ -163,6 +163,7 @@ typedef struct {
   int64_t constant_stride;    // elements from one head's constant to the next
   int64_t constant_row_stride; // elements from one row's constants to the next; 0 when all rows share them
   int32_t sink_pages, recent_pages;
+  int32_t window;             // tokens that a row attends to, itself included; 0 = all earlier ones
 } polar_attention_args;
 
 // Attention of one row per sequence (row i is sequence i).
