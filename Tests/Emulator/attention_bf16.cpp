@@ -1,0 +1,71 @@
+// The attention kernels for the head dims that tests use, with bf16 elements.
+#define POLAR_ELEMENT_F16 0
+#include "emulated_prims.h"
+#include "registry.h"
+
+namespace {
+
+#include "../../Sources/CPolarCUDA/kernels/attention_decode.cuh"
+#include "../../Sources/CPolarCUDA/kernels/attention_prefill.cuh"
+
+namespace d2 {
+#define POLAR_HEAD_DIM 2
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
+namespace d6 {
+#define POLAR_HEAD_DIM 6
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
+namespace d16 {
+#define POLAR_HEAD_DIM 16
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
+namespace d32 {
+#define POLAR_HEAD_DIM 32
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
+namespace d48 {
+#define POLAR_HEAD_DIM 48
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
+namespace d64 {
+#define POLAR_HEAD_DIM 64
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
+namespace d80 {
+#define POLAR_HEAD_DIM 80
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
+namespace d96 {
+#define POLAR_HEAD_DIM 96
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
+namespace d128 {
+#define POLAR_HEAD_DIM 128
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
+namespace d256 {
+#define POLAR_HEAD_DIM 256
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
+
+}  // namespace
+
+namespace emulator {
+extern const KernelList attention_bf16[] = {
+    {d2::table, std::size(d2::table)},     {d6::table, std::size(d6::table)},   {d16::table, std::size(d16::table)},
+    {d32::table, std::size(d32::table)},   {d48::table, std::size(d48::table)}, {d64::table, std::size(d64::table)},
+    {d80::table, std::size(d80::table)},   {d96::table, std::size(d96::table)}, {d128::table, std::size(d128::table)},
+    {d256::table, std::size(d256::table)}, {nullptr, 0},
+};
+}  // namespace emulator
