@@ -114,7 +114,7 @@ extension Demo {
     func score(sparse: Bool) {
       let mode = sparse ? 1 : 0
       let config = loaded.model.config
-      let statistics = HeadStatistics(
+      let statistics = SelectionStatistics(
         layers: config.layers, heads: config.heads, maximumRows: cases.count)
       let policy = CountingPolicy(policies[mode], statistics: statistics)
       var loss = 0.0

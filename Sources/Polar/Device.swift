@@ -32,19 +32,24 @@ public enum Device: Sendable, Equatable {
   }
 }
 
-/// Which profile a model decodes with.
+/// Which profile a model decodes with, and how.
 public struct SparsitySetting: Sendable {
   /// The profile's file.
   public var profile: URL
-  /// Mean density over the sparse layers, in (0, 1]; the profile's own when nil.
+  /// Mean density of heads over the sparse layers, in (0, 1]; the profile's own when nil.
   public var density: Double?
+  /// What is sparse; as the profile says when nil.
+  public var mode: SparsityMode?
   /// How heads are chosen and what the others do.
-  public var mode: SparsityMode
+  public var heads: HeadMode
 
   /// A setting.
-  public init(profile: URL, density: Double? = nil, mode: SparsityMode = .adaptive) {
+  public init(
+    profile: URL, mode: SparsityMode? = nil, density: Double? = nil, heads: HeadMode = .adaptive
+  ) {
     self.profile = profile
-    self.density = density
     self.mode = mode
+    self.density = density
+    self.heads = heads
   }
 }

@@ -50,6 +50,8 @@ public final class LanguageModel: Sendable {
     public var generation: CompletionInfo
     /// Attention heads computed in full over those a dense model computes, over all decode steps of the model so far.
     public var headDensity: Double
+    /// The same for MLP neurons, by layer and step.
+    public var neuronDensity: Double
   }
 
   /// The model's file, weights and tokenizer.
@@ -62,7 +64,7 @@ public final class LanguageModel: Sendable {
   public let kvTokens: Int
   /// Bytes that the KV cache takes.
   public let kvBytes: Int
-  private let statistics: HeadStatistics
+  private let statistics: SelectionStatistics
 
   /// Loads a model and makes its engine.
   ///
@@ -93,14 +95,13 @@ public final class LanguageModel: Sendable {
     _ loaded: LoadedModel, sparsity: SparsitySetting?, backend: any Backend, limits: Limits
   ) throws {
     let config = loaded.model.config
-    let statistics = HeadStatistics(
-      layers: config.layers, heads: config.heads, maximumRows: limits.sequences)
+    let statistics = SelectionStatistics(
+      layers: config.layers, heads: config.heads, neurons: config.intermediate, maximumRows: limits.sequences)
     var policy: any SparsityPolicy = DensePolicy()
     profile = try sparsity.map { try loaded.profile(at: $0.profile) }
     if let sparsity, let profile {
-      policy = try RoutedPolicy(
-        profile: profile, mode: sparsity.mode, density: sparsity.density ?? profile.defaultDensity,
-        on: backend)
+      policy = try profile.policy(
+        sparsity.mode, heads: sparsity.heads, density: sparsity.density, on: backend)
     }
     policy = CountingPolicy(policy, statistics: statistics)
     let context = min(limits.context ?? config.context, config.context)
@@ -148,7 +149,10 @@ public final class LanguageModel: Sendable {
               if !text.isEmpty { continuation.yield(.text(text)) }
             case .finished(let info):
               continuation.yield(
-                .finished(Info(generation: info, headDensity: statistics.density())))
+                .finished(
+                  Info(
+                    generation: info, headDensity: statistics.density(),
+                    neuronDensity: statistics.neuronDensity())))
             }
           }
           continuation.finish()

@@ -144,7 +144,7 @@ public final class DecodeBench {
     _ runner: ModelRunner, _ candidates: [Candidate], token: Int32, position: Int, pages: [[Int32]]
   ) throws(PolarError) -> [Double] {
     candidates.map { candidate in
-      let statistics = HeadStatistics(layers: model.config.layers, heads: model.config.heads)
+      let statistics = SelectionStatistics(layers: model.config.layers, heads: model.config.heads)
       runner.begin()
       for table in pages { runner.append(token, at: position, pages: table) }
       _ = runner.run(.decode, policy: CountingPolicy(candidate.policy, statistics: statistics))

@@ -17,7 +17,7 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
       switch self {
       case .linear: "linear layers"
       case .attention: "attention"
-      case .routing: "head routing"
+      case .routing: "routing"
       case .norms: "norms, rotary, activations"
       case .other: "embedding, K/V store, copies"
       }
@@ -55,6 +55,7 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
 
   public var name: String { base.name }
   public var kvDType: DType { base.kvDType }
+  public var neuronDType: DType { base.neuronDType }
   public func allocate(byteCount: Int) throws(PolarError) -> any DeviceMemory {
     try base.allocate(byteCount: byteCount)
   }
@@ -158,6 +159,24 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
         out, attention: attention, fallback: fallback, gram: gram, residual: residual)
     }
   }
+  public func selectiveUp(
+    _ out: Tensor, _ x: Tensor, weight: Tensor, bias: Tensor?, threshold: Float, neurons: ActiveNeurons?
+  ) {
+    time(.linear) {
+      base.selectiveUp(out, x, weight: weight, bias: bias, threshold: threshold, neurons: neurons)
+    }
+  }
+  public func selectiveDown(
+    _ out: Tensor, _ h: Tensor, weight: Tensor, bias: Tensor?, neurons: ActiveNeurons?
+  ) {
+    time(.linear) { base.selectiveDown(out, h, weight: weight, bias: bias, neurons: neurons) }
+  }
+  public func topKUnion(_ neurons: ActiveNeurons, sums: Tensor, scores: Tensor, k: Int) {
+    time(.routing) { base.topKUnion(neurons, sums: sums, scores: scores, k: k) }
+  }
+  public func unionAbove(_ neurons: ActiveNeurons, peaks: Tensor, scores: Tensor, threshold: Float) {
+    time(.routing) { base.unionAbove(neurons, peaks: peaks, scores: scores, threshold: threshold) }
+  }
 }
 
 /// A policy whose ops are counted as routing by a ``ProfilingBackend``.
@@ -179,5 +198,13 @@ public struct ProfilingPolicy: SparsityPolicy {
     profiler.isRouting = true
     defer { profiler.isRouting = false }
     return base.select(context, workspace: &workspace, on: backend)
+  }
+  public var looksAtActivations: Bool { base.looksAtActivations }
+  public func selectNeurons(
+    _ context: NeuronContext, workspace: inout Workspace, on backend: any Backend
+  ) -> ActiveNeurons? {
+    profiler.isRouting = true
+    defer { profiler.isRouting = false }
+    return base.selectNeurons(context, workspace: &workspace, on: backend)
   }
 }

@@ -9,7 +9,7 @@ public struct QualityCurve: Sendable {
   /// The policies to measure.
   public var policies: [Policy] = Policy.allCases
   /// The modes to measure.
-  public var modes: [SparsityMode] = SparsityMode.allCases
+  public var modes: [HeadMode] = HeadMode.allCases
   /// The densities to measure.
   public var densities: [Double] = [0.22, 0.34, 0.45, 0.56, 0.67, 0.78, 0.9]
   /// The seed of the random policy.
@@ -24,7 +24,7 @@ public struct QualityCurve: Sendable {
   /// The policy of one point.
   /// - Throws: ``PolarError/request(field:reason:)`` when the density is not in (0, 1].
   public func policy(
-    _ policy: Policy, mode: SparsityMode, density: Double, profile: SparsityProfile, gram: OutputGram,
+    _ policy: Policy, mode: HeadMode, density: Double, profile: SparsityProfile, gram: OutputGram,
     on backend: any Backend
   ) throws(PolarError) -> any SparsityPolicy {
     let fallback = try LayerFallback(profile.fallback(mode), profile: profile, on: backend)
@@ -75,7 +75,7 @@ public struct QualityCurve: Sendable {
 
 extension SparsityProfile {
   /// Measured rows of one policy and mode, by ascending density got.
-  public func rows(_ policy: QualityCurve.Policy, mode: SparsityMode) -> [QualityRow] {
+  public func rows(_ policy: QualityCurve.Policy, mode: HeadMode) -> [QualityRow] {
     curve.filter { $0.policy == policy.rawValue && $0.mode == mode.rawValue }.sorted { $0.got < $1.got }
   }
 

@@ -96,7 +96,7 @@ public final class QualityMeter {
     _ policy: any SparsityPolicy, isReference: Bool
   ) throws(PolarError) -> Measurement {
     let rows = windows.count
-    let statistics = HeadStatistics(
+    let statistics = SelectionStatistics(
       layers: model.config.layers, heads: model.config.heads, maximumRows: rows)
     let counted = CountingPolicy(policy, statistics: statistics)
     let bytes =

@@ -84,7 +84,7 @@ extension QualityReport {
     }
     svg += text(x(0.5), height - 6, "fraction of heads computed in full", "middle", "axis")
     var labelY = top + 12
-    for mode in SparsityMode.allCases {
+    for mode in HeadMode.allCases {
       for policy in QualityCurve.Policy.allCases {
         let points = profile.rows(policy, mode: mode)
         guard !points.isEmpty else { continue }

@@ -21,7 +21,7 @@ public struct QualityReport: Sendable {
       "\(title): dense perplexity \(Self.fixed(profile.densePerplexity, 2))",
       "calibrated on \(profile.calibration.tokens) tokens (\(profile.calibration.samples) samples)",
     ]
-    for mode in SparsityMode.allCases {
+    for mode in HeadMode.allCases {
       let policies = QualityCurve.Policy.allCases.filter { !profile.rows($0, mode: mode).isEmpty }
       guard !policies.isEmpty else { continue }
       lines.append("")

@@ -8,6 +8,8 @@ public protocol Backend: AnyObject, Sendable {
   var name: String { get }
   /// The element type K and V are stored in.
   var kvDType: DType { get }
+  /// The element type of neuron-major MLP weights (see ``selectiveUp(_:_:weight:bias:threshold:neurons:)``).
+  var neuronDType: DType { get }
 
   // MARK: Memory
 
@@ -88,6 +90,50 @@ public protocol Backend: AnyObject, Sendable {
   /// `out[i, h] = sqrt(d' G_h d) / || residual[i, :] ||`, `d = attention[i, h, :] - fallback[i, h, :]`,
   /// with `G_h = W_o,h' W_o,h` f32 `[heads * headDim, headDim]`. `fallback` nil is zero.
   func headDeviations(_ out: Tensor, attention: Tensor, fallback: Tensor?, gram: Tensor, residual: Tensor)
+
+  // MARK: Selective MLP
+
+  // Weights of these ops are plain row-major tensors of `neuronDType`, one contiguous row per neuron, made by the loader.
+  // `neurons` nil means every neuron in order; a list of every neuron gives the same bits. Entry j of `neurons` is
+  // neuron `n = neurons.indices[j]`, and only `j < neurons.count` are computed or read; the count is read on the device.
+  // Given the list, a row of a result depends on that row's inputs alone, bit for bit.
+
+  /// The first half of a ReLU MLP, compact. With `a = bias[0, n] + sum_k x[i, k] * weight[n, k]`:
+  /// `out[i, j] = a > threshold ? a : 0`.
+  ///
+  /// Gated when a row of `weight` is two rows of `x` long, gate then up. With
+  /// `b = bias[1, n] + sum_k x[i, k] * weight[n, hidden + k]`: `out[i, j] = a > threshold ? a * b : 0`.
+  /// - Parameters:
+  ///   - out: f32 `[rows, >= capacity]`; columns from the count on are undefined afterwards.
+  ///   - x: f32 `[rows, hidden]`; `hidden` is even.
+  ///   - weight: `[allNeurons, hidden]`, or gated `[allNeurons, 2 * hidden]`.
+  ///   - bias: f32 `[1, allNeurons]`, or gated `[2, allNeurons]`; nil is zero.
+  ///   - threshold: at least 0; 0 is ReLU, more is FATReLU.
+  ///   - neurons: capacity at most `allNeurons`; `out` then has at least `capacity` columns, else `allNeurons`.
+  func selectiveUp(
+    _ out: Tensor, _ x: Tensor, weight: Tensor, bias: Tensor?, threshold: Float, neurons: ActiveNeurons?)
+  /// The second half: `out[i, d] = bias[d] + sum_j h[i, j] * weight[n, d]`, with no entry: the bias alone.
+  /// - Parameters:
+  ///   - out: f32 `[rows, hidden]`.
+  ///   - h: f32 `[rows, >= capacity]`, compact as ``selectiveUp(_:_:weight:bias:threshold:neurons:)`` leaves it.
+  ///   - weight: the down-projection transposed, `[allNeurons, hidden]`.
+  ///   - bias: f32 `[hidden]`; nil is zero.
+  ///   - neurons: as in the first half.
+  func selectiveDown(_ out: Tensor, _ h: Tensor, weight: Tensor, bias: Tensor?, neurons: ActiveNeurons?)
+  /// The published aggregate (Polar Sparsity, section 4.1): sums every neuron's positive scores over the batch and
+  /// takes the `k` neurons of largest sum, ties to the lower index. A neuron that no row scores above zero is never
+  /// taken, so that fewer than `k` may be.
+  /// - Parameters:
+  ///   - neurons: receives the list, ascending, and its count; capacity at least `min(k, allNeurons)`.
+  ///   - sums: receives `sums[n] = sum_i max(scores[i, n], 0)`, rows added in order from 0: f32 `[allNeurons]`.
+  ///   - scores: f32 `[rows, allNeurons]`; NaN counts as zero.
+  func topKUnion(_ neurons: ActiveNeurons, sums: Tensor, scores: Tensor, k: Int)
+  /// The true union: the neurons that at least one row scores above `threshold`.
+  /// - Parameters:
+  ///   - neurons: receives the list, ascending, and its count; capacity `allNeurons`.
+  ///   - peaks: receives `peaks[n] = max_i scores[i, n]`, f32 `[allNeurons]`.
+  ///   - scores: f32 `[rows, allNeurons]`, `rows >= 1`; NaN counts as minus infinity.
+  func unionAbove(_ neurons: ActiveNeurons, peaks: Tensor, scores: Tensor, threshold: Float)
 
   // MARK: Order, replay and failure
 

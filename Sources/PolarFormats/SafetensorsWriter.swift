@@ -27,6 +27,17 @@ public struct SafetensorsWriter: Sendable {
     try add(name, "F32", values, shape)
   }
 
+  /// Adds a BF16 tensor, row-major, of values rounded to nearest even. NaN stays NaN.
+  /// - Throws: as ``add(_:f32:shape:)``.
+  public mutating func add(_ name: String, bf16 values: [Float], shape: [Int]) throws(PolarError) {
+    let halves = values.map { value -> UInt16 in
+      let bits = value.bitPattern
+      guard !value.isNaN else { return UInt16(bits >> 16) | 0x40 }
+      return UInt16(truncatingIfNeeded: (bits &+ 0x7fff &+ (bits >> 16 & 1)) >> 16)
+    }
+    try add(name, "BF16", halves, shape)
+  }
+
   /// Adds an I32 tensor, row-major.
   /// - Throws: as ``add(_:f32:shape:)``.
   public mutating func add(_ name: String, i32 values: [Int32], shape: [Int]) throws(PolarError) {

@@ -77,6 +77,36 @@ final class WeightLoader {
     try linear([(prefix, outputs)], inputs: inputs, bias: bias)
   }
 
+  /// Linear layers `prefix.weight` `[neurons, width]` side by side, one row per neuron: `[neurons, tensors * width]` in the
+  /// backend's neuron dtype.
+  func neuronRows(_ prefixes: [String], neurons: Int, width: Int) throws(PolarError) -> Tensor {
+    let rows = NeuronRows(take: take, backend, neurons: neurons, width: prefixes.count * width)
+    guard let source else { return rows.tensor }
+    for (part, prefix) in prefixes.enumerated() {
+      try source.reader.read(prefix + ".weight", rows: neurons, columns: width) { firstRow, values in
+        for row in 0..<values.count / width {
+          rows.store(
+            values[row * width..<(row + 1) * width], row: firstRow + row, from: part * width)
+        }
+      }
+    }
+    rows.upload()
+    return rows.tensor
+  }
+
+  /// A linear layer `prefix.weight` `[width, neurons]` transposed: `[neurons, width]` in the backend's neuron dtype.
+  func neuronColumns(_ prefix: String, neurons: Int, width: Int) throws(PolarError) -> Tensor {
+    let rows = NeuronRows(take: take, backend, neurons: neurons, width: width)
+    guard let source else { return rows.tensor }
+    try source.reader.read(prefix + ".weight", rows: width, columns: neurons) { firstRow, values in
+      for row in 0..<values.count / neurons {
+        rows.store(values[row * neurons..<(row + 1) * neurons], column: firstRow + row)
+      }
+    }
+    rows.upload()
+    return rows.tensor
+  }
+
   /// Several vectors one after the other, f32.
   func vector(_ tensors: [(name: String, count: Int)]) throws(PolarError) -> Tensor {
     var values: [Float] = []

@@ -40,6 +40,7 @@ public struct ConformanceSuite: Sendable {
     run.checkSelectiveAttention()
     run.checkWindow()
     run.checkRouting()
+    run.checkSelectiveMLP()
     return run.results
   }
 }

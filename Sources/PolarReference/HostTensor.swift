@@ -65,4 +65,11 @@ public struct HostTensor<Element: TensorElement>: Sendable, Equatable {
   public func stacked(on other: HostTensor) -> HostTensor {
     HostTensor(values + other.values, rows: rows + other.rows, columns: columns)
   }
+
+  /// This matrix with the columns of `other`, of as many rows, to the right of its own.
+  func stackedColumns(_ other: HostTensor) -> HostTensor {
+    precondition(rows == other.rows, "\(rows) rows beside \(other.rows)")
+    let elements = (0..<rows).flatMap { self.rows($0..<$0 + 1).values + other.rows($0..<$0 + 1).values }
+    return HostTensor(elements, rows: rows, columns: columns + other.columns)
+  }
 }

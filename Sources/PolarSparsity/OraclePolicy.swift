@@ -4,7 +4,7 @@ public import PolarCore
 public struct OraclePolicy: SparsityPolicy {
   private let gram: OutputGram
   private let units: SelectionUnits
-  private let mode: SparsityMode
+  private let mode: HeadMode
   private let rule: SelectionRule
   private let fallback: LayerFallback
   private let headDim: Int
@@ -14,12 +14,12 @@ public struct OraclePolicy: SparsityPolicy {
 
   /// An oracle.
   /// - Parameters:
-  ///   - mode: ``SparsityMode/adaptive`` scores by relative deviation from the fallback, ``SparsityMode/paper`` by the
+  ///   - mode: ``HeadMode/adaptive`` scores by relative deviation from the fallback, ``HeadMode/paper`` by the
   ///     norm of the output.
   ///   - rule: thresholds are on the true score, the relative deviation or the norm itself.
   /// - Throws: ``PolarError/request(field:reason:)`` when the density is not in (0, 1].
   public init(
-    gram: OutputGram, units: SelectionUnits, headDim: Int, mode: SparsityMode, rule: SelectionRule,
+    gram: OutputGram, units: SelectionUnits, headDim: Int, mode: HeadMode, rule: SelectionRule,
     fallback: LayerFallback, denseLayers: Set<Int> = [0]
   ) throws(PolarError) {
     if case .topK(let density) = rule { try Density.validated(density) }

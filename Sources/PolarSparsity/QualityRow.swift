@@ -1,6 +1,6 @@
 /// One measured point of a quality curve: teacher-forced decoding of held-out text through the serving path.
 public struct QualityRow: Sendable, Equatable, Codable {
-  /// ``SparsityMode`` by name, or `dense`.
+  /// ``HeadMode`` by name, or `dense`.
   public var mode: String
   /// The policy's name: `dense`, `routed`, `oracle`, `random` or `static`.
   public var policy: String

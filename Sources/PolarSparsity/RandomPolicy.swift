@@ -16,11 +16,11 @@ public final class RandomPolicy: SparsityPolicy {
   /// `random`.
   public var name: String { "random" }
 
-  /// Random heads at a density: exactly `max(1, round(density * units))` per row in ``SparsityMode/paper``, each with
-  /// probability `density` in ``SparsityMode/adaptive``.
+  /// Random heads at a density: exactly `max(1, round(density * units))` per row in ``HeadMode/paper``, each with
+  /// probability `density` in ``HeadMode/adaptive``.
   /// - Throws: ``PolarError/request(field:reason:)`` when the density is not in (0, 1].
   public init(
-    units: SelectionUnits, mode: SparsityMode, density: Double, fallback: LayerFallback,
+    units: SelectionUnits, mode: HeadMode, density: Double, fallback: LayerFallback,
     denseLayers: Set<Int> = [0], seed: UInt64, maximumRows: Int = 256
   ) throws(PolarError) {
     try Density.validated(density)

@@ -32,7 +32,7 @@ public struct RoutedPolicy: SparsityPolicy {
   /// norm with the zero fallback.
   /// - Throws: ``PolarError/request(field:reason:)`` when the density is not in (0, 1].
   public init(
-    profile: SparsityProfile, mode: SparsityMode = .adaptive, density: Double, on backend: any Backend
+    profile: SparsityProfile, mode: HeadMode = .adaptive, density: Double, on backend: any Backend
   ) throws(PolarError) {
     try self.init(
       router: HeadRouter(

@@ -4,9 +4,15 @@ public import PolarCore
 @frozen public struct Selection: BitwiseCopyable, Sendable {
   /// The heads to compute in full, per sequence.
   public var heads: ActiveHeads?
+  /// The MLP neurons to compute, one list for the batch. The list comes from ``Workspace/keep(rows:columns:dtype:)``, since
+  /// the layer's MLP uses it after attention has given its scratch back.
+  public var neurons: ActiveNeurons?
 
-  /// A selection of heads.
-  @inlinable public init(heads: ActiveHeads? = nil) { self.heads = heads }
+  /// A selection of heads and neurons.
+  @inlinable public init(heads: ActiveHeads? = nil, neurons: ActiveNeurons? = nil) {
+    self.heads = heads
+    self.neurons = neurons
+  }
 
   /// Everything is computed.
   @inlinable public static var dense: Selection { Selection() }

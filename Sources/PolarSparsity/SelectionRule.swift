@@ -1,7 +1,7 @@
 public import PolarCore
 
 /// The two complete ways of being head-sparse that a profile carries routers for.
-public enum SparsityMode: String, Sendable, Equatable, CaseIterable {
+public enum HeadMode: String, Sendable, Equatable, CaseIterable {
   /// The default: every head whose predicted deviation exceeds one threshold; the others attend locally.
   case adaptive
   /// Polar Sparsity (arXiv 2505.14884, section 4): the `k` heads of largest predicted output norm; the others are zero.

@@ -4,12 +4,43 @@ public import PolarCore
 public protocol SparsityPolicy: Sendable {
   /// A short name for reports, such as `routed`.
   var name: String { get }
-  /// Bytes of workspace that ``select(_:workspace:on:)`` may take for `rows` rows, the returned mask included.
+  /// Bytes of workspace that one layer's selection may take or keep for `rows` rows, what it returns included.
   func workspaceByteCount(rows: Int) -> Int
-  /// The selection for one layer of a decode step. What it takes from `workspace` stays valid until the layer ends.
+  /// The selection for one layer of a decode step, before its attention. What it takes from `workspace` stays valid
+  /// until the attention ends, what it keeps until the layer ends.
   func select(
     _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
   ) -> Selection
+  /// Whether ``selectNeurons(_:workspace:on:)`` is to be asked: for oracles, at the price of computing every activation first.
+  var looksAtActivations: Bool { get }
+  /// A second look: asked in decode steps where ``select(_:workspace:on:)`` chose no neurons, with the true activations of
+  /// all neurons. What it keeps stays valid until the layer ends; nil leaves the MLP dense.
+  func selectNeurons(
+    _ context: NeuronContext, workspace: inout Workspace, on backend: any Backend
+  ) -> ActiveNeurons?
+}
+
+extension SparsityPolicy {
+  /// False.
+  public var looksAtActivations: Bool { false }
+  /// Leaves the MLP dense.
+  public func selectNeurons(
+    _ context: NeuronContext, workspace: inout Workspace, on backend: any Backend
+  ) -> ActiveNeurons? { nil }
+}
+
+/// What ``SparsityPolicy/selectNeurons(_:workspace:on:)`` looks at.
+@frozen public struct NeuronContext: BitwiseCopyable, Sendable {
+  /// Layer index.
+  public let layer: Int
+  /// The neurons after ReLU; of a gated MLP, its gates after ReLU: f32 `[rows, allNeurons]`, none negative.
+  public let activations: Tensor
+
+  /// The activations of one layer's MLP.
+  @inlinable public init(layer: Int, activations: Tensor) {
+    self.layer = layer
+    self.activations = activations
+  }
 }
 
 /// Computes everything.

@@ -5,7 +5,7 @@ import PolarFormats
 /// The file: one safetensors file whose metadata carry `format`, `version` and `profile` (JSON of everything small),
 /// and whose tensors, all F32, are the routers (`deviation.<layer>.weight`, `.bias`, and with a hidden layer
 /// `.hidden.weight`, `.hidden.bias`, `.output.weight`; the same under `norm`), `mean_deviations`, `mean_norms` and
-/// `constants`.
+/// `constants`; of neuron routers BF16 `neurons.<layer>.down` and `.up`, with the rest of them in the JSON.
 extension SparsityProfile {
   private static let format = "polar-sparsity-profile"
   private static let version = "1"
@@ -28,6 +28,9 @@ extension SparsityProfile {
     var densePerplexity: Double
     var defaultDensity: Double
     var criticalDensity: Double?
+    // Since MLP sparsity; files from before lack them.
+    var defaultMode: SparsityMode?
+    var neurons: NeuronHeader?
   }
 
   // MARK: Writing
@@ -44,7 +47,8 @@ extension SparsityProfile {
       normHidden: normRouters.map { $0?.hiddenUnits ?? 0 },
       localFeatures: deviationRouters.map { $0?.localFeatures ?? 0 }, thresholds: thresholds,
       recallDensities: recallDensities, layerQuality: layerQuality, curve: curve,
-      densePerplexity: densePerplexity, defaultDensity: defaultDensity, criticalDensity: criticalDensity)
+      densePerplexity: densePerplexity, defaultDensity: defaultDensity, criticalDensity: criticalDensity,
+      defaultMode: defaultMode, neurons: neurons.map(NeuronHeader.init))
     let encoder = JSONEncoder()
     encoder.outputFormatting = [.sortedKeys]
     let json: Data
@@ -71,6 +75,7 @@ extension SparsityProfile {
     try writer.add("mean_deviations", f32: meanDeviations, shape: [model.layers, units.count])
     try writer.add("mean_norms", f32: meanNorms, shape: [model.layers, units.count])
     try writer.add("constants", f32: constants, shape: [model.layers, model.heads, model.headDim])
+    try neurons?.addRouters(to: &writer)
     try writer.write(to: path)
   }
 
@@ -146,6 +151,12 @@ extension SparsityProfile {
     meanDeviations = try reader.floats("mean_deviations", [model.layers, units.count])
     meanNorms = try reader.floats("mean_norms", [model.layers, units.count])
     constants = try reader.floats("constants", [model.layers, model.heads, model.headDim])
+    if let header = header.neurons {
+      neurons = try NeuronSparsity(header, model: model, path: path) { (name, shape) throws(PolarError) in
+        try reader.floats(name, shape, dtype: "BF16")
+      }
+    }
+    defaultMode = header.defaultMode ?? .heads
     try checkContents(path)
   }
 
@@ -154,13 +165,13 @@ extension SparsityProfile {
     let file: Safetensors
     let path: String
 
-    func floats(_ name: String, _ shape: [Int]) throws(PolarError) -> [Float] {
+    func floats(_ name: String, _ shape: [Int], dtype: String = "F32") throws(PolarError) -> [Float] {
       guard let entry = file.tensors[name] else {
         throw .profile(path: path, reason: "tensor '\(name)' is missing")
       }
-      guard entry.shape == shape, entry.dtype == "F32" else {
+      guard entry.shape == shape, entry.dtype == dtype else {
         throw .profile(
-          path: path, reason: "tensor '\(name)' is \(entry.dtype) \(entry.shape), not F32 \(shape)")
+          path: path, reason: "tensor '\(name)' is \(entry.dtype) \(entry.shape), not \(dtype) \(shape)")
       }
       return try file.floats(name)
     }
@@ -211,6 +222,10 @@ extension SparsityProfile {
   private func checkContents(_ path: String) throws(PolarError) {
     try Self.checkDimensions(model, path)
     try checkFallback(path)
+    try neurons?.checkContents(model: model, path)
+    guard modes.contains(defaultMode) || defaultMode == .heads else {
+      throw .profile(path: path, reason: "no routers for its own mode '\(defaultMode.rawValue)'")
+    }
     var arrays = [
       ("mean deviations", meanDeviations), ("mean norms", meanNorms), ("constants", constants),
       ("thresholds", thresholds.flatMap { [Float($0.density), $0.router, $0.oracle] }),

@@ -1,7 +1,7 @@
 public import PolarCore
 public import PolarFormats
 
-/// Everything that head sparsity needs to know about one model, learnt from calibration text: one file per model.
+/// Everything that sparsity needs to know about one model, learnt from calibration text: one file per model.
 public struct SparsityProfile: Sendable, Equatable {
   /// The model that a profile belongs to.
   public struct Model: Sendable, Equatable, Codable {
@@ -90,9 +90,9 @@ public struct SparsityProfile: Sendable, Equatable {
   public var model: Model
   /// Where it was learnt.
   public var calibration: Calibration
-  /// Pages at the start of a sequence that every head attends to in ``SparsityMode/adaptive``.
+  /// Pages at the start of a sequence that every head attends to in ``HeadMode/adaptive``.
   public var sinkPages: Int
-  /// Pages at the end of a sequence that every head attends to in ``SparsityMode/adaptive``.
+  /// Pages at the end of a sequence that every head attends to in ``HeadMode/adaptive``.
   public var recentPages: Int
   /// Layers that are always dense, ascending.
   public var denseLayers: [Int]
@@ -118,6 +118,10 @@ public struct SparsityProfile: Sendable, Equatable {
   public var curve: [QualityRow]
   /// Perplexity of the dense model on the scored tokens of the curve.
   public var densePerplexity: Double
+  /// What to serve when no mode is asked for; one of ``modes``.
+  public var defaultMode: SparsityMode
+  /// Routers and budgets of the MLP's neurons; nil where the MLP is always dense.
+  public var neurons: NeuronSparsity?
   /// The density to serve at when none is asked for.
   public var defaultDensity: Double
   /// The lowest measured routed density with perplexity within 1 % of dense, if any.
@@ -141,24 +145,26 @@ public struct SparsityProfile: Sendable, Equatable {
     layerQuality = []
     curve = []
     densePerplexity = 1
+    defaultMode = .heads
+    neurons = nil
     defaultDensity = 1
     criticalDensity = nil
   }
 
   /// The routers of a mode.
-  public func routers(_ mode: SparsityMode) -> [RouterWeights?] {
+  public func routers(_ mode: HeadMode) -> [RouterWeights?] {
     mode == .adaptive ? deviationRouters : normRouters
   }
 
   /// The fallback of a mode.
-  public func fallback(_ mode: SparsityMode) -> FallbackRule {
+  public func fallback(_ mode: HeadMode) -> FallbackRule {
     mode == .adaptive ? .local(sinkPages: sinkPages, recentPages: recentPages) : .zero
   }
 
   /// The rule that selects a mean density: top-k in the paper's mode; else a threshold, interpolated between the
   /// calibrated densities. Density 1 selects everything.
   /// - Throws: ``PolarError/request(field:reason:)`` when the density is not in (0, 1].
-  public func rule(_ mode: SparsityMode, density: Double) throws(PolarError) -> SelectionRule {
+  public func rule(_ mode: HeadMode, density: Double) throws(PolarError) -> SelectionRule {
     try Density.validated(density)
     if mode == .paper { return .topK(density: density) }
     return .adaptive(threshold: threshold(density, of: \.router))
@@ -166,7 +172,7 @@ public struct SparsityProfile: Sendable, Equatable {
 
   /// The oracle's rule at a mean density: as ``rule(_:density:)``, on true scores.
   /// - Throws: ``PolarError/request(field:reason:)`` when the density is not in (0, 1].
-  public func oracleRule(_ mode: SparsityMode, density: Double) throws(PolarError) -> SelectionRule {
+  public func oracleRule(_ mode: HeadMode, density: Double) throws(PolarError) -> SelectionRule {
     try Density.validated(density)
     if mode == .paper { return .topK(density: density) }
     return .adaptive(threshold: threshold(density, of: \.oracle))
@@ -200,6 +206,12 @@ public struct SparsityProfile: Sendable, Equatable {
       ("hidden size", model.hidden, other.hidden),
     ] where mine != theirs {
       throw .profile(path: path, reason: "made for a model with \(what) \(mine), not \(theirs)")
+    }
+    if let neurons, neurons.neurons != config.intermediate || config.activation != .relu {
+      throw .profile(
+        path: path,
+        reason: "neuron routers of an MLP of \(neurons.neurons) ReLU neurons, where the model has "
+          + "\(config.intermediate) of \(config.activation.rawValue)")
     }
     guard model.fingerprint == fingerprint else {
       throw .profile(

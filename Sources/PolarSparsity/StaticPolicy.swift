@@ -23,11 +23,11 @@ public struct StaticPolicy: SparsityPolicy {
       fallback: fallback)
   }
 
-  /// The heads of largest mean score on calibration text. In ``SparsityMode/paper`` every layer keeps the same number;
-  /// in ``SparsityMode/adaptive`` the mean deviations of all sparse layers compete.
+  /// The heads of largest mean score on calibration text. In ``HeadMode/paper`` every layer keeps the same number;
+  /// in ``HeadMode/adaptive`` the mean deviations of all sparse layers compete.
   /// - Throws: ``PolarError/request(field:reason:)`` when the density is not in (0, 1].
   public init(
-    profile: SparsityProfile, mode: SparsityMode, density: Double, on backend: any Backend
+    profile: SparsityProfile, mode: HeadMode, density: Double, on backend: any Backend
   ) throws(PolarError) {
     try Density.validated(density)
     let units = profile.units

@@ -41,6 +41,12 @@ enum Fault: String, CaseIterable, Sendable {
   case aboveMeansAtLeast = "selectAbove"
   case normsAreSquared = "headNorms"
   case deviationIgnoresFallback = "headDeviations"
+  case upIgnoresSelection = "selectiveUp, 5 of 9"
+  case upForgetsGate = "selectiveUp gated"
+  case downReadsInOrder = "selectiveDown, 5 of 9"
+  case allNeuronsDiffersFromDense = "selective MLP: every neuron"
+  case unionTakesZeros = "topKUnion"
+  case unionOfFirstRow = "unionAbove"
 }
 
 /// The reference backend with one mistake.
@@ -52,6 +58,7 @@ final class FaultyBackend: Backend {
 
   var name: String { "faulty" }
   var kvDType: DType { inner.kvDType }
+  var neuronDType: DType { inner.neuronDType }
 
   func allocate(byteCount: Int) throws(PolarError) -> any DeviceMemory {
     let memory = try inner.allocate(byteCount: byteCount)
@@ -291,6 +298,41 @@ final class FaultyBackend: Backend {
     let ignored = fault == .deviationIgnoresFallback
     inner.headDeviations(
       out, attention: attention, fallback: ignored ? nil : fallback, gram: gram, residual: residual)
+  }
+
+  func selectiveUp(
+    _ out: Tensor, _ x: Tensor, weight: Tensor, bias: Tensor?, threshold: Float, neurons: ActiveNeurons?
+  ) {
+    let ignored = fault == .upIgnoresSelection && neurons.map { $0.capacity < weight.rows } ?? false
+    let narrow = fault == .upForgetsGate && weight.columns == 2 * x.columns
+    inner.selectiveUp(
+      out, x, weight: narrow ? weight.columns(0..<x.columns) : weight, bias: bias,
+      threshold: threshold, neurons: ignored ? nil : neurons)
+    if fault == .allNeuronsDiffersFromDense, neurons != nil { change(out) { _, _, value in value.nextUp } }
+  }
+  func selectiveDown(_ out: Tensor, _ h: Tensor, weight: Tensor, bias: Tensor?, neurons: ActiveNeurons?) {
+    guard fault == .downReadsInOrder, let neurons else {
+      return inner.selectiveDown(out, h, weight: weight, bias: bias, neurons: neurons)
+    }
+    let count = Int(neurons.count.address.i32[0])
+    inner.selectiveDown(
+      out, h,
+      weight: Tensor(weight.address, rows: count, columns: weight.columns, rowStride: weight.rowStride),
+      bias: bias, neurons: nil)
+  }
+  func topKUnion(_ neurons: ActiveNeurons, sums: Tensor, scores: Tensor, k: Int) {
+    inner.topKUnion(neurons, sums: sums, scores: scores, k: k)
+    guard fault == .unionTakesZeros else { return }
+    let (list, count) = (neurons.indices.address.i32, neurons.count.address.i32)
+    var chosen = Set((0..<Int(count[0])).map { list[$0] })
+    for n in 0..<Int32(scores.columns) where chosen.count < k { chosen.insert(n) }
+    for (j, n) in chosen.sorted().enumerated() { list[j] = n }
+    count[0] = Int32(chosen.count)
+  }
+  func unionAbove(_ neurons: ActiveNeurons, peaks: Tensor, scores: Tensor, threshold: Float) {
+    inner.unionAbove(
+      neurons, peaks: peaks, scores: fault == .unionOfFirstRow ? scores.rows(0..<1) : scores,
+      threshold: threshold)
   }
 
   // MARK: Mechanics

@@ -30,7 +30,7 @@ private func counts(_ mask: [[UInt8]]?) -> [Int] { (mask ?? []).map { $0.reduce(
     let scene = try AttentionScene()
     let gram = try OutputGram(
       projections: [scene.projection, scene.projection], heads: 6, headDim: 8, on: scene.backend)
-    for mode in SparsityMode.allCases {
+    for mode in HeadMode.allCases {
       let oracle = try OraclePolicy(
         gram: gram, units: single, headDim: 8, mode: mode, rule: .topK(density: 1),
         fallback: .local(sinkPages: 1, recentPages: 2))
@@ -127,7 +127,7 @@ private func counts(_ mask: [[UInt8]]?) -> [Int] { (mask ?? []).map { $0.reduce(
 
   @Test func randomKeepsAboutTheWantedDensity() throws {
     let scene = try AttentionScene(rows: 8)
-    let statistics = HeadStatistics(layers: 2, heads: 6, maximumRows: 8)
+    let statistics = SelectionStatistics(layers: 2, heads: 6, maximumRows: 8)
     let policy = CountingPolicy(
       try RandomPolicy(units: single, mode: .adaptive, density: 0.4, fallback: .zero, seed: 3),
       statistics: statistics)
@@ -146,7 +146,7 @@ private func counts(_ mask: [[UInt8]]?) -> [Int] { (mask ?? []).map { $0.reduce(
 
   @Test func countingSeesDenseLayersAsFull() throws {
     let scene = try AttentionScene()
-    let statistics = HeadStatistics(layers: 2, heads: 6, maximumRows: 2)
+    let statistics = SelectionStatistics(layers: 2, heads: 6, maximumRows: 2)
     let policy = CountingPolicy(
       try StaticPolicy(
         masks: [nil, [true, false, false, false, false, false]], hidden: 16, units: single,

@@ -33,7 +33,7 @@ import Testing
   @Test func reportsHeadsComputedWithAProfile() async throws {
     let model = try await LanguageModel.load(
       from: Self.folder(),
-      sparsity: SparsitySetting(profile: Self.profile(), density: 0.3, mode: .paper),
+      sparsity: SparsitySetting(profile: Self.profile(), density: 0.3, heads: .paper),
       limits: .init(sequences: 1, context: 160))
     var info: LanguageModel.Info?
     for try await event in try await model.generate("Once upon a time", parameters: .init(maxTokens: 8)) {

@@ -182,6 +182,45 @@ void polar_select_above(
   uint8_t *mask, int64_t mask_stride, const float *scores, int64_t score_stride, int64_t rows, int64_t units,
   float threshold, int64_t heads_per_unit);
 
+// MARK: Selective MLP
+
+// The halves of a ReLU MLP on chosen neurons. Weights are bf16, one row per neuron, rows weight_stride apart.
+typedef struct {
+  const uint16_t *weight;    // [neurons, hidden]; up, gated: [neurons, 2 * hidden], gate then up
+  const float *bias;         // up: [neurons], down: [hidden]; NULL is zero
+  const float *gated_bias;   // up, gated: the bias of the second half, [neurons]; NULL is zero
+  const float *x;            // up: [rows, hidden]; down: [rows, count]
+  float *out;                // up: [rows, count]; down: [rows, hidden]
+  const int32_t *indices;    // ascending; NULL = all neurons in order
+  const int32_t *count;      // [1]: how many indices count; NULL = all neurons
+  int64_t weight_stride, x_stride, out_stride;
+  int64_t rows, hidden, neurons;
+  float threshold;           // up only
+  int gated;                 // up only
+} polar_selective_args;
+
+// With n = indices[j] and a = bias[n] + x[i] . weight[n]: `out[i, j] = a > threshold ? a : 0`; gated: a times
+// `gated_bias[n] + x[i] . weight[n, hidden:]`.
+void polar_selective_up(polar_context *context, const polar_selective_args *args);
+// `out[i, d] = bias[d] + sum_j x[i, j] * weight[indices[j], d]`.
+void polar_selective_down(polar_context *context, const polar_selective_args *args);
+
+// A list of neurons from the scores of a batch.
+typedef struct {
+  int32_t *indices;          // out: ascending
+  int32_t *count;            // out: [1]
+  float *aggregate;          // out: [neurons], the sums or the maxima over the rows
+  const float *scores;       // [rows, neurons]
+  int64_t score_stride, rows, neurons;
+  int64_t k;                 // polar_top_k_union
+  float threshold;           // polar_union_above
+} polar_union_args;
+
+// The k neurons of largest sum of positive scores, ties to the lower index, none whose sum is zero.
+void polar_top_k_union(polar_context *context, const polar_union_args *args);
+// The neurons with a score above the threshold in any row.
+void polar_union_above(polar_context *context, const polar_union_args *args);
+
 // MARK: Measurement
 
 // GB/s (1e9 bytes) that all threads read together from `bytes` of memory, one sequential stream each; best of

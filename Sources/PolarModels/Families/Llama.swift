@@ -55,9 +55,10 @@ final class Llama: CausalLM {
         block.attentionNorm(normed, residual: residual, adding: delta, on: backend)
       }
       tap?.hiddenState(layer: layer, residual, on: backend)
-      block.attention(delta, input: normed, residual: residual, pass: pass, workspace: &workspace)
+      let neurons = block.attention(
+        delta, input: normed, residual: residual, pass: pass, workspace: &workspace)
       block.mlpNorm(normed, residual: residual, adding: delta, on: backend)
-      block.mlp(delta, normed, workspace: &workspace, on: backend)
+      block.mlp(delta, normed, neurons: neurons, layer: layer, pass: pass, workspace: &workspace)
     }
     backend.add(residual, delta)
     if let tap {

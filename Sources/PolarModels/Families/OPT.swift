@@ -60,17 +60,20 @@ final class OPT: CausalLM {
       tap?.hiddenState(layer: layer, residual, on: backend)
       if config.normBefore {
         block.attentionNorm(normed, residual, on: backend)
-        block.attention(delta, input: normed, residual: residual, pass: pass, workspace: &workspace)
+        let neurons = block.attention(
+          delta, input: normed, residual: residual, pass: pass, workspace: &workspace)
         backend.add(residual, delta)
         block.mlpNorm(normed, residual, on: backend)
-        block.mlp(delta, normed, workspace: &workspace, on: backend)
+        block.mlp(
+          delta, normed, neurons: neurons, layer: layer, pass: pass, workspace: &workspace)
         backend.add(residual, delta)
       } else {
-        block.attention(
+        let neurons = block.attention(
           delta, input: residual, residual: residual, pass: pass, workspace: &workspace)
         backend.add(residual, delta)
         block.attentionNorm(residual, residual, on: backend)
-        block.mlp(delta, residual, workspace: &workspace, on: backend)
+        block.mlp(
+          delta, residual, neurons: neurons, layer: layer, pass: pass, workspace: &workspace)
         backend.add(residual, delta)
         block.mlpNorm(residual, residual, on: backend)
       }

@@ -41,11 +41,12 @@ struct Attention: BitwiseCopyable, Sendable {
   ///
   /// `input` is what q, k and v are projected from, `residual` the residual stream at the block's entry (the same
   /// tensor where a model normalises after the block); all f32 `[rows, hidden]`. K and V of every row and head are
-  /// stored. In a decode step `pass.policy` chooses the heads; prefill is dense.
+  /// stored. In a decode step `pass.policy` chooses the heads; prefill is dense. Returns the neurons that it chose for the
+  /// same layer's MLP, nil for all of them.
   func callAsFunction(
     _ out: Tensor, input: Tensor, residual: Tensor, pass: borrowing ForwardPass,
     workspace: inout Workspace
-  ) {
+  ) -> ActiveNeurons? {
     let mark = workspace.mark()
     let backend = pass.backend
     let batch = pass.batch
@@ -69,8 +70,9 @@ struct Attention: BitwiseCopyable, Sendable {
     let attended = workspace.take(rows: input.rows, columns: queryColumns)  // [rows, heads * headDim]
     let context = AttentionContext(
       layer: layer, input: input, residual: residual, query: query, kv: kv, batch: batch, scale: scale)
+    var selection = Selection.dense
     if batch.isDecode {
-      let selection = pass.policy.select(context, workspace: &workspace, on: backend)
+      selection = pass.policy.select(context, workspace: &workspace, on: backend)
       backend.decodeAttention(
         attended, query: query, kv: kv, batch: batch, scale: scale, heads: selection.heads)
     } else {
@@ -80,6 +82,7 @@ struct Attention: BitwiseCopyable, Sendable {
     pass.tap?.attention(context, output: attended, workspace: &workspace, on: backend)
     output(out, attended, on: backend)
     workspace.release(to: mark)
+    return selection.neurons
   }
 
   /// Bytes of scratch for `rows` rows, the policy's excluded.

@@ -43,7 +43,7 @@ struct GenerateCommand: AsyncParsableCommand {
     let requests = try prompts.map(readPrompts)
     let progress = ProgressPrinter()
     let language = try await LanguageModel.load(
-      from: model.url, sparsity: sparsity.sparsity, device: model.device,
+      from: model.url, sparsity: sparsity.setting, device: model.device,
       limits: .init(sequences: requests.map { min(batch, max(1, $0.count)) } ?? 1, context: context))
     progress.note(capacityLine(language))
     if let requests {
@@ -168,8 +168,11 @@ func summaryLine(_ info: LanguageModel.Info) -> String {
   let heads =
     info.headDensity < 1
     ? ", \(fixed(info.headDensity * 100, 1)) % of heads computed in full" : ""
+  let neurons =
+    info.neuronDensity < 1
+    ? ", \(fixed(info.neuronDensity * 100, 1)) % of neurons computed" : ""
   return
     "\(generation.promptTokenCount) prompt tokens in \(fixed(generation.promptTime, 2)) s, "
     + "\(generation.generationTokenCount) tokens at \(fixed(generation.tokensPerSecond, 1)) tokens/s, "
-    + "ended by \(generation.stopReason.rawValue)\(heads)"
+    + "ended by \(generation.stopReason.rawValue)\(heads)\(neurons)"
 }

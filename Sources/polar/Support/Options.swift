@@ -1,9 +1,9 @@
-import ArgumentParser
+public import ArgumentParser
 import Foundation
 import Polar
 import PolarCore
 import PolarEngine
-import PolarSparsity
+public import PolarSparsity
 
 /// Which model, on what, with which profile.
 struct ModelOptions: ParsableArguments {
@@ -23,10 +23,13 @@ struct ModelOptions: ParsableArguments {
   }
 }
 
-/// Which sparsity profile, at which density.
+/// Which sparsity profile, what of it, and at which density.
 struct SparsityOptions: ParsableArguments {
   @Option(help: "A sparsity profile made by `polar calibrate`; without one decoding is dense.")
   var profile: String?
+
+  @Option(help: "What is sparse: dense, mlp, heads or polar (both); as the profile says by default.")
+  var sparsity: SparsityMode?
 
   @Option(
     help: "Mean fraction of heads computed in full, over 0 and at most 1; the profile's own by default.")
@@ -39,19 +42,21 @@ struct SparsityOptions: ParsableArguments {
     if profile == nil, density != nil {
       throw ValidationError("--density needs --profile")
     }
+    if profile == nil, let sparsity, sparsity != .dense {
+      throw ValidationError("--sparsity \(sparsity.rawValue) needs --profile")
+    }
   }
 
-  var sparsity: SparsitySetting? {
-    profile.map { SparsitySetting(profile: URL(fileURLWithPath: $0), density: density, mode: heads.mode) }
+  var setting: SparsitySetting? {
+    profile.map {
+      SparsitySetting(
+        profile: URL(fileURLWithPath: $0), mode: sparsity, density: density, heads: heads)
+    }
   }
 }
 
-/// The names of the sparsity modes on the command line.
-enum HeadMode: String, CaseIterable, ExpressibleByArgument {
-  case adaptive, paper
-
-  var mode: SparsityMode { self == .adaptive ? .adaptive : .paper }
-}
+extension HeadMode: ExpressibleByArgument {}
+extension SparsityMode: ExpressibleByArgument {}
 
 /// How tokens are chosen.
 struct SamplingOptions: ParsableArguments {

@@ -1,19 +1,24 @@
 public import PolarCore
 import Synchronization
 
-/// Counts the heads that a policy selected.
-public final class HeadStatistics: Sendable {
+/// Counts the heads and neurons that a policy selected.
+public final class SelectionStatistics: Sendable {
   private struct State {
     var selected: [Int]
     var possible: [Int]
     var bytes: [UInt8]
+    var selectedNeurons = 0
+    var possibleNeurons = 0
   }
   private let state: Mutex<State>
   private let heads: Int
+  private let neurons: Int
 
-  /// A counter for a model of `layers` layers of `heads` heads. Batches of up to `maximumRows` rows allocate nothing.
-  public init(layers: Int, heads: Int, maximumRows: Int = 256) {
+  /// A counter for a model of `layers` layers of `heads` heads and `neurons` neurons. Batches of up to `maximumRows` rows
+  /// allocate nothing.
+  public init(layers: Int, heads: Int, neurons: Int = 0, maximumRows: Int = 256) {
     self.heads = heads
+    self.neurons = neurons
     state = Mutex(
       State(
         selected: Array(repeating: 0, count: layers), possible: Array(repeating: 0, count: layers),
@@ -27,6 +32,8 @@ public final class HeadStatistics: Sendable {
         state.selected[layer] = 0
         state.possible[layer] = 0
       }
+      state.selectedNeurons = 0
+      state.possibleNeurons = 0
     }
   }
 
@@ -46,6 +53,13 @@ public final class HeadStatistics: Sendable {
   public func density(layers: Set<Int>? = nil) -> Double {
     let counts = counts(layers: layers)
     return counts.possible == 0 ? 1 : Double(counts.selected) / Double(counts.possible)
+  }
+
+  /// The fraction of MLP neurons computed over all layers and steps; 1 when nothing was counted.
+  public func neuronDensity() -> Double {
+    state.withLock { state in
+      state.possibleNeurons == 0 ? 1 : Double(state.selectedNeurons) / Double(state.possibleNeurons)
+    }
   }
 
   /// The fraction of heads computed in full in each layer; 1 where nothing was counted.
@@ -74,15 +88,29 @@ public final class HeadStatistics: Sendable {
   }
 }
 
-/// Another policy, with every selection counted. Counting reads the masks back from the device.
+extension SelectionStatistics {
+  /// Counts one layer's list of neurons; nil is all of them.
+  func record(_ list: ActiveNeurons?, on backend: any Backend) {
+    var count = Int32(neurons)
+    if let list {
+      withUnsafeMutableBytes(of: &count) { backend.download(list.count.address, into: $0) }
+    }
+    state.withLock { state in
+      state.selectedNeurons += Int(count)
+      state.possibleNeurons += neurons
+    }
+  }
+}
+
+/// Another policy, with every selection counted. Counting reads masks and counts back from the device.
 public struct CountingPolicy: SparsityPolicy {
   private let base: any SparsityPolicy
-  private let statistics: HeadStatistics
+  private let statistics: SelectionStatistics
   /// The other policy's name.
   public var name: String { base.name }
 
   /// Counts what `base` selects in `statistics`.
-  public init(_ base: any SparsityPolicy, statistics: HeadStatistics) {
+  public init(_ base: any SparsityPolicy, statistics: SelectionStatistics) {
     self.base = base
     self.statistics = statistics
   }
@@ -96,6 +124,22 @@ public struct CountingPolicy: SparsityPolicy {
   ) -> Selection {
     let selection = base.select(context, workspace: &workspace, on: backend)
     statistics.record(selection, layer: context.layer, rows: context.input.rows, on: backend)
+    // A policy that looks at activations chooses its neurons later.
+    if selection.neurons != nil || !looksAtActivations {
+      statistics.record(selection.neurons, on: backend)
+    }
     return selection
+  }
+
+  /// Whether the other policy does.
+  public var looksAtActivations: Bool { base.looksAtActivations }
+
+  /// The neurons that the other policy chooses by their activations.
+  public func selectNeurons(
+    _ context: NeuronContext, workspace: inout Workspace, on backend: any Backend
+  ) -> ActiveNeurons? {
+    let neurons = base.selectNeurons(context, workspace: &workspace, on: backend)
+    statistics.record(neurons, on: backend)
+    return neurons
   }
 }
