@@ -118,7 +118,7 @@ public struct Demo: Sendable {
     let config = loaded.model.config
     let lengths = cases.map(\.prompt.count)
     return Report(
-      model: "\(config.architecture.rawValue), \(config.layers) layers, hidden \(config.hidden), "
+      model: "\(config.architecture.name), \(config.layers) layers, hidden \(config.hidden), "
         + "\(config.heads) heads of \(config.headDim), ReLU",
       backend: backend.name, batch: cases.count,
       promptTokens: (lengths.min() ?? 0)...(lengths.max() ?? 0), prefillSeconds: prefillSeconds,

@@ -26,11 +26,12 @@ public enum GGUFNames {
 
   private static let blockNames: [String: String] = [
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+    "attn_k": "self_attn.k_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
+    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
   ]
 
-  /// The Hugging Face name of `name` in the `llama` and `qwen2` architectures, or nil when it is not known.
+  /// The Hugging Face name of `name` in the architectures of Llama's blocks, or nil when it is not known.
   public static func huggingFace(_ name: String) -> String? {
     switch name {
     case "token_embd.weight": return "model.embed_tokens.weight"
@@ -48,9 +49,10 @@ public enum GGUFNames {
 
   /// The row order of the tensor with llama.cpp name `name`.
   ///
-  /// The `llama` converter permutes the rows of q and k (weights and biases), the `qwen2` one does not.
+  /// The `llama` converter permutes the rows of q and k (weights and biases), the others do not.
   public static func rowOrder(_ name: String, _ config: ModelConfig) -> RowOrder {
     let permuted = name.contains(".attn_q.") || name.contains(".attn_k.")
-    return config.architecture == .llama && permuted ? .interleaved(headDim: config.headDim) : .asStored
+    return config.architecture.gguf?.interleavesRotaryRows == true && permuted
+      ? .interleaved(headDim: config.headDim) : .asStored
   }
 }

@@ -1,9 +1,9 @@
 public import PolarCore
 
 extension ModelConfig {
-  /// Reads the metadata of a GGUF file of architecture `llama` or `qwen2`, and validates it.
+  /// Reads the metadata of a GGUF file of an architecture that ``Architecture/all`` knows, and validates it.
   ///
-  /// Biases and a separate output matrix are known by their tensors, rotary divisors by `rope_freqs.weight`.
+  /// Biases, head norms and a separate output matrix are known by their tensors, rotary divisors by `rope_freqs.weight`.
   /// - Throws: ``PolarError/unsupported(path:what:)`` for other architectures, experts, partial rotary
   ///   embeddings and other rotary scalings; ``PolarError/configuration(field:reason:)`` for missing or
   ///   impossible values.
@@ -12,15 +12,13 @@ extension ModelConfig {
     guard let name = try gguf.string("general.architecture") else {
       throw .configuration(field: "general.architecture", reason: "missing in \(path)")
     }
-    guard let architecture = Architecture(rawValue: name), architecture != .opt else {
-      throw .unsupported(path: path, what: "architecture '\(name.prefix(60))' (known in GGUF: llama, qwen2)")
+    guard let architecture = Architecture.all.first(where: { $0.gguf?.name == name }) else {
+      let known = Architecture.all.compactMap(\.gguf?.name).joined(separator: ", ")
+      throw .unsupported(path: path, what: "architecture '\(name.prefix(60))' (known in GGUF: \(known))")
     }
     let fields = GGUFFields(gguf: gguf, prefix: name)
     if try fields.int("expert_count") ?? 0 != 0 {
       throw .unsupported(path: path, what: "mixture of experts")
-    }
-    if try fields.int("attention.sliding_window") ?? 0 != 0 {
-      throw .unsupported(path: path, what: "sliding window attention")
     }
     let shapes = Dictionary(gguf.tensors.map { ($0.name, $0.shape) }, uniquingKeysWith: { first, _ in first })
 
@@ -49,14 +47,16 @@ extension ModelConfig {
     for key in ["eos_token_id", "eot_token_id"] {
       if let token = try fields.token(key), !endings.contains(token) { endings.append(token) }
     }
+    let layers = try fields.required("block_count")
     self.init(
-      architecture: architecture, hidden: hidden, layers: try fields.required("block_count"), heads: heads,
+      architecture: architecture, hidden: hidden, layers: layers, heads: heads,
       kvHeads: try fields.int("attention.head_count_kv") ?? heads, headDim: headWidth,
       intermediate: try fields.required("feed_forward_length"), vocabulary: vocabulary,
       context: try fields.required("context_length"), normEpsilon: Float(epsilon), activation: .silu,
       ropeTheta: try fields.number("rope.freq_base") ?? 10000, ropeScaling: try fields.ropeScaling(),
       tiedEmbeddings: shapes["output.weight"] == nil, qkvBias: shapes["blk.0.attn_q.bias"] != nil,
       outputBias: shapes["blk.0.attn_output.bias"] != nil, mlpBias: shapes["blk.0.ffn_up.bias"] != nil,
+      headNorms: shapes["blk.0.attn_q_norm.weight"] != nil, windows: try fields.windows(layers: layers),
       embeddingDim: hidden, bosToken: try fields.token("bos_token_id"), eosTokens: endings)
     try validate()
   }
@@ -93,6 +93,15 @@ private struct GGUFFields {
       throw .configuration(field: key, reason: "\(id) is not a token id in \(gguf.file.path)")
     }
     return token
+  }
+
+  /// `attention.sliding_window` in every layer; 0 and an absent key mean none.
+  func windows(layers: Int) throws(PolarError) -> [Int?] {
+    guard let window = try int("attention.sliding_window"), window != 0 else { return [] }
+    if gguf.metadata["\(prefix).attention.sliding_window_pattern"] != nil {
+      throw .unsupported(path: gguf.file.path, what: "sliding windows in some of the layers")
+    }
+    return Array(repeating: window, count: max(0, min(layers, 1024)))
   }
 
   func ropeScaling() throws(PolarError) -> ModelConfig.RopeScaling {

@@ -2,8 +2,6 @@ public import PolarCore
 
 /// A model's shape and constants, from a Hugging Face `config.json` or from GGUF metadata.
 public struct ModelConfig: Sendable, Equatable {
-  /// The families that can run.
-  public enum Architecture: String, Sendable, CaseIterable { case llama, qwen2, opt }
   /// The MLP's non-linearity. `gelu` is the exact form, with the error function.
   public enum Activation: String, Sendable { case silu, relu, gelu }
   /// How rotary frequencies are changed for longer contexts.
@@ -49,6 +47,10 @@ public struct ModelConfig: Sendable, Equatable {
   public var tiedEmbeddings: Bool
   /// Bias on q, k and v.
   public var qkvBias: Bool
+  /// An RMSNorm on each head of q and k, before the rotary embedding.
+  public var headNorms: Bool
+  /// By layer: to how many tokens, itself included, a query attends; nil: to all. Empty: to all in every layer.
+  public var windows: [Int?]
   /// Bias on the attention out-projection.
   public var outputBias: Bool
   /// Bias on the MLP projections.
@@ -71,7 +73,8 @@ public struct ModelConfig: Sendable, Equatable {
     vocabulary: Int, context: Int, normEpsilon: Float, activation: Activation,
     activationThreshold: Float = 0, ropeTheta: Double = 0,
     ropeScaling: RopeScaling = .none, tiedEmbeddings: Bool, qkvBias: Bool, outputBias: Bool, mlpBias: Bool,
-    normBefore: Bool = true, finalNorm: Bool = true, embeddingDim: Int, bosToken: Int32? = nil,
+    headNorms: Bool = false, windows: [Int?] = [], normBefore: Bool = true, finalNorm: Bool = true,
+    embeddingDim: Int, bosToken: Int32? = nil,
     eosTokens: [Int32] = []
   ) {
     self.architecture = architecture
@@ -90,6 +93,8 @@ public struct ModelConfig: Sendable, Equatable {
     self.ropeScaling = ropeScaling
     self.tiedEmbeddings = tiedEmbeddings
     self.qkvBias = qkvBias
+    self.headNorms = headNorms
+    self.windows = windows
     self.outputBias = outputBias
     self.mlpBias = mlpBias
     self.normBefore = normBefore
@@ -101,6 +106,9 @@ public struct ModelConfig: Sendable, Equatable {
 
   /// Query heads that share one KV head.
   public var headsPerGroup: Int { heads / max(kvHeads, 1) }
+
+  /// To how many tokens, itself included, a query of layer `layer` attends; nil: to all.
+  public func window(layer: Int) -> Int? { windows.isEmpty ? nil : windows[layer] }
 
   /// Bytes of bf16 keys and values that one token takes in all layers.
   public var kvBytesPerToken: Int { 2 * 2 * layers * kvHeads * headDim }
@@ -125,6 +133,7 @@ extension ModelConfig {
     try Self.check("heads times headDim", heads * headDim, 1...(1 << 18))
     try Self.require(
       "normEpsilon", normEpsilon > 0 && normEpsilon < 1, "\(normEpsilon) is not between 0 and 1")
+    try validateWindows()
     try validateFamily()
     try validateRope()
     for token in eosTokens + (bosToken.map { [$0] } ?? []) {
@@ -134,13 +143,23 @@ extension ModelConfig {
     }
   }
 
+  private func validateWindows() throws(PolarError) {
+    try Self.require(
+      "sliding window", windows.isEmpty || windows.count == layers,
+      "\(windows.count) windows for \(layers) layers")
+    for window in windows {
+      if let window { try Self.check("sliding window", window, 1...(1 << 24)) }
+    }
+  }
+
   private func validateFamily() throws(PolarError) {
-    switch architecture {
+    switch architecture.blocks {
     case .opt:
       try Self.require("kvHeads", kvHeads == heads, "\(kvHeads) KV heads where OPT has \(heads)")
+      try Self.require("headNorms", !headNorms, "OPT has none")
       try Self.require("activation", activation != .silu, "OPT has no gated MLP")
       try Self.require("activation threshold", activationThreshold == 0, "OPT has none")
-    case .llama, .qwen2:
+    case .llama:
       try Self.require("activation", activation != .gelu, "gelu in a gated MLP")
       try Self.require(
         "activation threshold",

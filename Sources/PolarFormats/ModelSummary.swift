@@ -66,6 +66,11 @@ public struct ModelSummary: Sendable, Equatable {
     } else {
       attention += "\(config.kvHeads) KV heads, \(config.headsPerGroup) query heads per group"
     }
+    if config.headNorms { attention += ", norms on q and k" }
+    if let window = config.windows.compactMap({ $0 }).max() {
+      let windowed = config.windows.count { $0 != nil }
+      attention += ", window \(window)" + (windowed < config.layers ? " in \(windowed) layers" : "")
+    }
     let routing =
       switch headUnit {
       case .heads: "attention: heads routed singly, \(config.heads) per layer"
@@ -76,7 +81,7 @@ public struct ModelSummary: Sendable, Equatable {
       ? "MLP: neurons (relu), \(config.intermediate) per layer"
       : "MLP: dense (\(config.activation.rawValue) leaves no neuron at zero)"
     var lines = [
-      ("architecture", "\(config.architecture.rawValue), \(config.layers) layers"),
+      ("architecture", "\(config.architecture.name), \(config.layers) layers"),
       ("format", "\(format), \(tensors) tensors, \(Self.size(bytes))"),
       ("parameters", "\(Self.grouped(parameters)) stored"),
     ]

@@ -25,7 +25,7 @@ public final class KVCache: Sendable {
     self.layers = (0..<config.layers).map { layer in
       KVLayer(
         memory.base.advanced(by: layer * layerBytes), pages: pages, kvHeads: config.kvHeads,
-        headDim: config.headDim, dtype: dtype)
+        headDim: config.headDim, dtype: dtype, window: config.window(layer: layer))
     }
   }
 }

@@ -1,7 +1,7 @@
 public import PolarCore
 public import PolarFormats
 
-/// The families that can run.
+/// From a configuration to a model: which class computes the blocks of a family.
 public enum ModelRegistry {
   /// Builds the model that `config` describes: reads every weight from `reader` into `backend`'s memory.
   ///
@@ -12,8 +12,8 @@ public enum ModelRegistry {
     config: ModelConfig, reader: WeightReader, backend: any Backend
   ) throws(PolarError) -> any CausalLM {
     try config.validate()
-    switch config.architecture {
-    case .llama, .qwen2: return try Llama(config, reader, on: backend)
+    switch config.architecture.blocks {
+    case .llama: return try Llama(config, reader, on: backend)
     case .opt: return try OPT(config, reader, on: backend)
     }
   }

@@ -5,7 +5,7 @@ import Testing
 @testable import PolarFormats
 
 /// `base` with members replaced; a nil value removes one.
-private func merged(_ base: String, _ changes: [String: String?]) throws -> Data {
+func merged(_ base: String, _ changes: [String: String?]) throws -> Data {
   var members: [String: Any] =
     try JSONSerialization.jsonObject(with: Data(base.utf8)) as? [String: Any] ?? [:]
   for (key, value) in changes {
@@ -16,21 +16,21 @@ private func merged(_ base: String, _ changes: [String: String?]) throws -> Data
   return try JSONSerialization.data(withJSONObject: members)
 }
 
-private let llama = """
+let llama = """
   {"model_type":"llama","hidden_size":64,
   "num_hidden_layers":2,"num_attention_heads":8,"num_key_value_heads":2,
   "intermediate_size":128,"vocab_size":100,"max_position_embeddings":256,
   "rms_norm_eps":1e-5,"rope_theta":10000.0,
   "hidden_act":"silu","tie_word_embeddings":true,"bos_token_id":1,"eos_token_id":2}
   """
-private let qwen2 = """
+let qwen2 = """
   {"model_type":"qwen2","hidden_size":64,
   "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":4,
   "intermediate_size":128,"vocab_size":100,"max_position_embeddings":256,
   "rms_norm_eps":1e-6,"rope_theta":1000000.0,
   "hidden_act":"silu","sliding_window":128,"use_sliding_window":false,"eos_token_id":[3,4,3]}
   """
-private let opt = """
+let opt = """
   {"model_type":"opt","hidden_size":256,"num_hidden_layers":6,"num_attention_heads":8,"ffn_dim":1024,
   "vocab_size":4096,"max_position_embeddings":1024,"activation_function":"relu","do_layer_norm_before":true,
   "_remove_final_layer_norm":false,"enable_bias":true,"layer_norm_elementwise_affine":true,
@@ -78,7 +78,7 @@ private let opt = """
     #expect(config.ropeTheta == 1_000_000)
     #expect(config.eosTokens == [3, 4])
     #expect(!config.tiedEmbeddings)
-    #expect(failure(qwen2, ["use_sliding_window": "true"])?.isUnsupported == true)
+    #expect(config.windows.isEmpty)
   }
 
   @Test func readsOPT() throws {
@@ -139,7 +139,7 @@ private let opt = """
   }
 
   @Test func refusesUnknownModels() {
-    for type in ["mistral", "gpt2", "LLAMA", ""] {
+    for type in ["mixtral", "gpt2", "LLAMA", ""] {
       #expect(failure(llama, ["model_type": "\"\(type)\""])?.isUnsupported == true)
     }
     #expect(failure(llama, ["model_type": nil])?.isConfiguration == true)
@@ -245,6 +245,10 @@ private let opt = """
     #expect(try !gguf { $0.tensor("output.weight", [10, 16]) }.tiedEmbeddings)
     #expect(try gguf { $0.uint32("llama.attention.key_length", 4) }.headDim == 4)
     #expect(try gguf("qwen2") { $0.tensor("blk.0.attn_q.bias", [16]) }.qkvBias)
+    #expect(!plain.headNorms && plain.windows.isEmpty)
+    #expect(try gguf("qwen3") { $0.tensor("blk.0.attn_q_norm.weight", [8]) }.headNorms)
+    #expect(try gguf { $0.uint32("llama.attention.sliding_window", 12) }.windows == [12])
+    #expect(try gguf { $0.uint32("llama.attention.sliding_window", 0) }.windows.isEmpty)
     let linear = try gguf {
       $0.string("llama.rope.scaling.type", "linear")
       $0.float("llama.rope.scaling.factor", 4)
@@ -257,7 +261,18 @@ private let opt = """
 
   @Test func refusesOtherGGUF() {
     #expect(polarError { _ = try gguf("gemma") }?.isUnsupported == true)
+    #expect(polarError { _ = try gguf("opt") }?.isUnsupported == true)
     #expect(polarError { _ = try gguf { $0.uint32("llama.expert_count", 8) } }?.isUnsupported == true)
+    let pattern = polarError {
+      _ = try gguf {
+        $0.uint32("llama.attention.sliding_window", 12)
+        $0.uint32("llama.attention.sliding_window_pattern", 2)
+      }
+    }
+    #expect(pattern?.isUnsupported == true)
+    #expect(
+      polarError { _ = try gguf { $0.uint32("llama.attention.sliding_window", 1 << 31) } }?.isConfiguration
+        == true)
     #expect(polarError { _ = try gguf { $0.uint32("llama.rope.dimension_count", 4) } }?.isUnsupported == true)
     #expect(
       polarError { _ = try gguf { $0.uint32("llama.attention.value_length", 4) } }?.isUnsupported == true)

@@ -5,7 +5,7 @@ import PolarTestSupport
 
 /// A fixture of Tests/Fixtures/models: a tiny checkpoint and what Hugging Face transformers computes with it.
 struct Golden {
-  /// What belongs to one prompt; rows are its tokens, then those fed to the decode steps.
+  /// What belongs to one prompt; rows are its tokens, then the greedy ones of the decode steps.
   struct Prompt {
     let tokens: [Int32]
     /// `[layers + 1][rows * hidden]`
@@ -18,15 +18,20 @@ struct Golden {
 
   static let names = [
     "llama-mha", "llama-gqa-tied", "llama-bias", "llama-rope3", "llama-rope-linear", "qwen2-sharded",
-    "opt", "opt-gelu", "opt-350m",
+    "opt", "opt-gelu", "opt-350m", "mistral", "qwen2-window", "qwen3", "llama-relu", "llama-fatrelu",
   ]
+  /// The fixtures that have a model.gguf with the same weights.
+  static let ggufNames = ["mistral", "qwen2-sharded", "qwen3"]
+
+  /// The folder of fixture `name`.
+  static func folder(_ name: String) -> URL { Places.fixtures.appendingPathComponent("models/\(name)") }
 
   let file: ModelFile
   let prompts: [Prompt]
   let steps: Int
 
   init(_ name: String) throws {
-    let folder = Places.fixtures.appendingPathComponent("models/\(name)")
+    let folder = Self.folder(name)
     file = try ModelFile.open(folder)
     let data = try Data(contentsOf: folder.appendingPathComponent("golden.safetensors"))
     let headerBytes = Int(data.withUnsafeBytes { $0.loadUnaligned(as: UInt64.self) })

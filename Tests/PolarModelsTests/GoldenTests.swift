@@ -1,3 +1,4 @@
+import Foundation
 import PolarCore
 import PolarFormats
 import PolarModels
@@ -51,7 +52,7 @@ private struct Difference {
 @Suite("Goldens of Hugging Face transformers")
 struct GoldenTests {
   /// Prefill of unequal prompts in one ragged batch, then decode steps of all of them together: hidden states at every
-  /// layer's entry and after the final norm, and logits.
+  /// layer's entry and after the final norm, logits, and the greedy token of every step.
   @Test(arguments: Golden.names, Device.allCases)
   func hiddenStatesAndLogits(name: String, device: Device) throws {
     let golden = try Golden(name)
@@ -61,6 +62,7 @@ struct GoldenTests {
       config: config, reader: WeightReader(golden.file), backend: backend)
     let session = try Session(model, on: backend)
     var (hidden, scores) = (Difference(), Difference())
+    var (equalTokens, allTokens) = (0, 0)
 
     /// Runs rows `rows` of every prompt and compares.
     func step(_ rows: [Range<Int>], decode: Bool) throws {
@@ -79,6 +81,15 @@ struct GoldenTests {
           hidden.add(state[mine], prompt.hidden[layer], range, config.hidden)
         }
         batchRow += range.count
+        if range.upperBound < prompt.tokens.count {
+          let last = logits[index].suffix(config.vocabulary)
+          let greedy = Int(prompt.tokens[range.upperBound])
+          // Where two tokens are as good as each other, rounding may choose the other one.
+          let behind = (last.max() ?? .nan) - last[last.startIndex + greedy]
+          #expect(behind <= 2 * Tolerance.of(device).worst, "token \(range.upperBound) of prompt \(index)")
+          equalTokens += behind == 0 ? 1 : 0
+          allTokens += 1
+        }
       }
     }
     try step(golden.prompts.map { 0..<$0.length }, decode: false)
@@ -89,7 +100,33 @@ struct GoldenTests {
     print(
       "\(name) on \(backend.name): largest and mean difference of hidden states \(hidden.worst),",
       "\(hidden.rootMeanSquare), of logits \(scores.worst), \(scores.rootMeanSquare)")
+    print("\(name) on \(backend.name): \(equalTokens) of \(allTokens) greedy tokens")
+    #expect(allTokens == golden.prompts.count * golden.steps)
+    #expect(equalTokens == allTokens || device != .reference)
+    #expect(equalTokens * 10 >= allTokens * 9)
     hidden.check(.of(device))
     scores.check(.of(device))
+  }
+
+  /// A GGUF file with the same weights, its q and k rows in llama.cpp's order, is the same model bit for bit.
+  @Test(arguments: Golden.ggufNames)
+  func ggufEqualsSafetensors(name: String) throws {
+    let golden = try Golden(name)
+    let file = try ModelFile.open(Golden.folder(name).appendingPathComponent("model.gguf"))
+    // Mistral's architecture in GGUF is Llama's, and its metadata here names no special tokens.
+    var config = file.config
+    config.architecture = golden.file.config.architecture
+    config.bosToken = golden.file.config.bosToken
+    config.eosTokens = golden.file.config.eosTokens
+    #expect(config == golden.file.config)
+
+    let backend = try Device.reference.make()
+    let tokens = golden.prompts[2].tokens
+    let logits = try [golden.file, file].map { file in
+      let model = try ModelRegistry.make(
+        config: file.config, reader: WeightReader(file), backend: backend)
+      return try Session(model, on: backend).run([.init(sequence: 0, tokens: tokens)])
+    }
+    #expect(logits[0] == logits[1])
   }
 }

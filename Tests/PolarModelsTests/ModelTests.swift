@@ -186,7 +186,7 @@ struct ModelTests {
     mine.withUnsafeMutableBufferPointer { backend.unpackRows(projection, firstRow: 0, into: $0) }
     var files: [Float] = []
     let tensor =
-      config.architecture == .opt
+      config.architecture.blocks == .opt
       ? "model.decoder.layers.1.self_attn.out_proj.weight" : "model.layers.1.self_attn.o_proj.weight"
     try WeightReader(golden.file).read(
       tensor, rows: projection.outputs, columns: projection.inputs
@@ -225,13 +225,51 @@ struct ModelTests {
     #expect(!zip(unscaled, expected).allSatisfy { abs($0 - $1) < 0.1 })
   }
 
+  /// Without the window, or with one token more in it, a model with a window gives something else.
+  @Test(arguments: ["mistral", "qwen2-window"], Device.allCases)
+  func windowsMatter(name: String, device: Device) throws {
+    let golden = try Golden(name)
+    let backend = try device.make()
+    let tokens = golden.prompts[2].tokens
+    func logits(_ config: ModelConfig) throws -> (prefill: [Float], decode: [Float]) {
+      let session = try Session(load(golden, on: backend, config: config), on: backend)
+      return (
+        try session.run([.init(sequence: 0, tokens: Array(tokens.dropLast()))])[0],
+        try session.run([.init(sequence: 0, tokens: Array(tokens.suffix(1)))], decode: true)[0]
+      )
+    }
+    let config = golden.file.config
+    let windows = config.windows.compactMap { $0 }
+    let window = try #require(windows.first)
+    #expect(window < golden.prompts[1].length)
+    let expected = try logits(config)
+    var wider = config
+    wider.windows = config.windows.map { $0.map { $0 + 1 } }
+    var open = config
+    open.windows = []
+    for other in [try logits(wider), try logits(open)] {
+      // Rows that see everything are equal; later ones are not.
+      #expect(
+        other.prefill.prefix(window * config.vocabulary)
+          == expected.prefill.prefix(window * config.vocabulary))
+      #expect(other.prefill != expected.prefill)
+      #expect(other.decode != expected.decode)
+    }
+    // All of the context is as good as no window.
+    wider.windows = config.windows.map { $0.map { _ in tokens.count } }
+    #expect(try logits(wider) == logits(open))
+  }
+
   /// What of a configuration a test changes, so that it no longer fits the file.
   enum Change: CaseIterable {
-    case missingBias, unusedLayer, missingLayer, otherWidth, oddWidth, otherActivation
+    case missingBias, missingHeadNorm, unusedLayer, missingLayer, otherWidth, oddWidth, otherActivation,
+      fewWindows
 
     func apply(_ config: inout ModelConfig) {
       switch self {
       case .missingBias: config.qkvBias = true
+      case .missingHeadNorm: config.headNorms = true
+      case .fewWindows: config.windows = [16]
       case .unusedLayer: config.layers -= 1
       case .missingLayer: config.layers += 1
       case .otherWidth: config.intermediate += 2
@@ -254,7 +292,9 @@ struct ModelTests {
     }
     switch (change, error) {
     case (.otherActivation, .configuration(let field, _)): #expect(field == "activation")
+    case (.fewWindows, .configuration(let field, _)): #expect(field == "sliding window")
     case (.missingBias, .weight(let name, _)): #expect(name.hasSuffix("proj.bias"))
+    case (.missingHeadNorm, .weight(let name, _)): #expect(name == "model.layers.0.self_attn.q_norm.weight")
     case (.unusedLayer, .weight(let name, _)): #expect(name.hasPrefix("model.layers.1."))
     case (.missingLayer, .weight(let name, _)): #expect(name.hasPrefix("model.layers.2."))
     case (.otherWidth, .weight(let name, _)), (.oddWidth, .weight(let name, _)):

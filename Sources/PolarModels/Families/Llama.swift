@@ -2,8 +2,9 @@ internal import PolarCore
 internal import PolarFormats
 internal import PolarSparsity
 
-/// Llama 1 to 3, Mistral, SmolLM2 and Qwen2: pre-norm blocks with RMSNorm, rotary positions, grouped-query attention
-/// and a gated MLP (Touvron et al. 2023). The variants differ in biases and in how frequencies scale.
+/// Llama, Mistral, Qwen2 and Qwen3: pre-norm blocks with RMSNorm, rotary positions, grouped-query attention and a gated
+/// MLP (Touvron et al. 2023). The families differ in what their configurations say: biases, norms on q and k, windows,
+/// the scaling of frequencies, the activation.
 final class Llama: CausalLM {
   let config: ModelConfig
   private let weights: Weights

@@ -9,6 +9,9 @@ struct Attention: BitwiseCopyable, Sendable {
   let qkv: Linear
   /// `[hidden, heads * headDim]`.
   let output: Linear
+  /// Norms of each head of q and k (Dehghani et al. 2023), where the family has them.
+  let queryNorm: RMSNorm?
+  let keyNorm: RMSNorm?
   /// nil where positions are learned.
   let rotary: RotaryEmbedding?
   let heads: Int
@@ -18,7 +21,8 @@ struct Attention: BitwiseCopyable, Sendable {
   /// Softmax scale.
   let scale: Float
 
-  /// Loads `prefix.q_proj`, `k_proj`, `v_proj` and the out-projection `prefix.<output>`.
+  /// Loads `prefix.q_proj`, `k_proj`, `v_proj`, `q_norm` and `k_norm` where there are such, and the out-projection
+  /// `prefix.<output>`.
   init(
     _ loader: WeightLoader, _ prefix: String, output: String, layer: Int, rotary: RotaryEmbedding?,
     _ config: ModelConfig
@@ -29,6 +33,12 @@ struct Attention: BitwiseCopyable, Sendable {
       inputs: config.hidden, bias: config.qkvBias)
     self.output = try loader.linear(
       prefix + "." + output, outputs: config.hidden, inputs: queries, bias: config.outputBias)
+    (queryNorm, keyNorm) =
+      config.headNorms
+      ? (
+        try RMSNorm(loader, prefix + ".q_norm", width: config.headDim, config),
+        try RMSNorm(loader, prefix + ".k_norm", width: config.headDim, config)
+      ) : (nil, nil)
     self.layer = layer
     self.rotary = rotary
     heads = config.heads
@@ -57,14 +67,16 @@ struct Attention: BitwiseCopyable, Sendable {
     // [rows, (heads + 2 * kvHeads) * headDim]: queries, keys and values side by side, used as strided views.
     let projected = workspace.take(rows: input.rows, columns: queryColumns + 2 * keyColumns)
     qkv(projected, input, on: backend)
+    let query = projected.columns(0..<queryColumns)
+    let key = projected.columns(queryColumns..<queryColumns + keyColumns)
+    let value = projected.columns(queryColumns + keyColumns..<queryColumns + 2 * keyColumns)
+    queryNorm?(heads: heads, of: query, on: backend)
+    keyNorm?(heads: kvHeads, of: key, on: backend)
     if let rotary {
       // Queries and keys are neighbours, so one call rotates both.
       rotary(
         projected, positions: batch.positions, heads: heads + kvHeads, headDim: headDim, on: backend)
     }
-    let query = projected.columns(0..<queryColumns)
-    let key = projected.columns(queryColumns..<queryColumns + keyColumns)
-    let value = projected.columns(queryColumns + keyColumns..<queryColumns + 2 * keyColumns)
     backend.storeKV(kv, key: key, value: value, slots: batch.slots)
 
     let attended = workspace.take(rows: input.rows, columns: queryColumns)  // [rows, heads * headDim]

@@ -3,19 +3,26 @@ internal import PolarFormats
 
 /// Root-mean-square normalisation (Zhang and Sennrich 2019): `x / sqrt(mean(x^2) + epsilon) * weight`.
 struct RMSNorm: BitwiseCopyable, Sendable {
-  /// f32 `[hidden]`.
+  /// f32 `[width]`.
   let weight: Tensor
   let epsilon: Float
 
-  /// Loads `prefix.weight`.
-  init(_ loader: WeightLoader, _ prefix: String, _ config: ModelConfig) throws(PolarError) {
-    weight = try loader.vector([(prefix + ".weight", config.hidden)])
+  /// Loads `prefix.weight`, of `width` elements (nil: the hidden size).
+  init(
+    _ loader: WeightLoader, _ prefix: String, width: Int? = nil, _ config: ModelConfig
+  ) throws(PolarError) {
+    weight = try loader.vector([(prefix + ".weight", width ?? config.hidden)])
     epsilon = config.normEpsilon
   }
 
   /// `out = norm(x)`; both `[rows, hidden]`, `out` may be `x`.
   func callAsFunction(_ out: Tensor, _ x: Tensor, on backend: any Backend) {
     backend.rmsNorm(out, x, weight: weight, epsilon: epsilon)
+  }
+
+  /// Normalises each of `heads` vectors at the start of each row of `x`, in place.
+  func callAsFunction(heads: Int, of x: Tensor, on backend: any Backend) {
+    backend.headRMSNorm(x, weight: weight, epsilon: epsilon, heads: heads)
   }
 
   /// `residual += delta; out = norm(residual)`; all `[rows, hidden]`.
