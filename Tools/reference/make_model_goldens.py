@@ -47,7 +47,7 @@ OPT = dict(
 )
 # Half the width, for variants whose point lies elsewhere.
 SMALL = LLAMA | dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_key_value_heads=2)
-FATRELU_THRESHOLD = 0.25
+FATRELU_THRESHOLD = 0.0625
 
 VARIANTS = {
     "llama-mha": LlamaConfig(**LLAMA),
