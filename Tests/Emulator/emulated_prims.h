@@ -72,11 +72,14 @@ inline u16 round_element(float value) {
 inline float element(u16 bits) { return bits_as<float>(u32(bits) << 16); }
 #endif
 
-inline void copy_async(void *to, const void *from, int size, bool valid) {
+inline void copy_async(void *to, const void *from, int size, int bytes) {
   machine->check_shared(to, size_t(size), "an asynchronous copy");
-  if (valid && (uintptr_t)from % uintptr_t(size) != 0) machine->fail("the source of an asynchronous copy is not aligned to it");
+  if (bytes < 0 || bytes > size) machine->fail("an asynchronous copy of more bytes than its size, or less than none");
+  if (bytes > 0 && (uintptr_t)from % uintptr_t(size) != 0) {
+    machine->fail("the source of an asynchronous copy is not aligned to it");
+  }
   std::memset(to, 0xff, size_t(size));
-  machine->current->open.push_back({(unsigned char *)to, (const unsigned char *)from, valid ? size : 0, size});
+  machine->current->open.push_back({(unsigned char *)to, (const unsigned char *)from, bytes, size});
 }
 
 template <bool TRANSPOSED>
@@ -143,8 +146,8 @@ inline int up_source(int lane, int distance) { return lane < distance ? lane : l
 DEVI void warp_sync() { emulated::machine->meet("__syncwarp", "", 1, emulated::nothing); }
 DEVI void block_sync() { emulated::machine->block_barrier(); }
 
-DEVI void copy_async_16(void *to, const void *from, bool valid) { emulated::copy_async(to, from, 16, valid); }
-DEVI void copy_async_4(void *to, const void *from, bool valid) { emulated::copy_async(to, from, 4, valid); }
+DEVI void copy_async_16(void *to, const void *from, int bytes) { emulated::copy_async(to, from, 16, bytes); }
+DEVI void copy_async_4(void *to, const void *from, int bytes) { emulated::copy_async(to, from, 4, bytes); }
 DEVI void copy_commit() {
   auto *fiber = emulated::machine->current;
   fiber->groups.push_back(std::move(fiber->open));
@@ -182,23 +185,11 @@ DEVI float element_value(u16 bits) { return emulated::element(bits); }
 DEVI float fast_exp2(float x) { return exp2f(x); }
 DEVI u32 float_bits(float x) { return emulated::bits_as<u32>(x); }
 DEVI float bits_float(u32 x) { return emulated::bits_as<float>(x); }
-DEVI int count_bits(u32 x) { return __builtin_popcount(x); }
 
 DEVI float lane_xor(float value, int mask) { return emulated::lane_value("shfl.xor", value, emulated::xor_source, mask); }
 DEVI int lane_xor(int value, int mask) { return emulated::lane_value("shfl.xor", value, emulated::xor_source, mask); }
+DEVI u64 lane_xor(u64 value, int mask) { return emulated::lane_value("shfl.xor", value, emulated::xor_source, mask); }
 DEVI int lane_up(int value, int distance) { return emulated::lane_value("shfl.up", value, emulated::up_source, distance); }
-DEVI double lane_up(double value, int distance) { return emulated::lane_value("shfl.up", value, emulated::up_source, distance); }
-DEVI u32 ballot(bool predicate) {
-  const u32 bit = predicate ? 1u : 0u;
-  const auto &exchange = emulated::machine->meet("ballot", &bit, sizeof bit, emulated::nothing);
-  u32 bits = 0;
-  for (int lane = 0; lane < 32; lane++) {
-    u32 mine;
-    std::memcpy(&mine, exchange.lanes[lane], sizeof mine);
-    bits |= mine << lane;
-  }
-  return bits;
-}
-
+DEVI u64 lane_up(u64 value, int distance) { return emulated::lane_value("shfl.up", value, emulated::up_source, distance); }
 DEVI void shared_add(u32 *to, u32 value) { *to += value; }
 DEVI void shared_add(u64 *to, u64 value) { *to += value; }

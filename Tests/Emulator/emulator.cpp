@@ -9,9 +9,9 @@
 namespace emulator {
 
 // Lists end with a null list.
-extern const KernelList attention_bf16[];
+extern const KernelList attention_bf16[], kernels_bf16[], kernels_f16[];
 
-static const KernelList *const all_lists[] = {attention_bf16};
+static const KernelList *const all_lists[] = {attention_bf16, kernels_bf16, kernels_f16};
 
 /// Calls `use` for every kernel until it returns true.
 template <class Use>

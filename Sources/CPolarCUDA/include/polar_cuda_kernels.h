@@ -61,8 +61,6 @@ enum {
   /// Selective down: outputs and neurons of a tile.
   POLAR_DOWN_OUTPUTS = 128,
   POLAR_DOWN_NEURONS = 32,
-  /// Stages of the copy pipeline of the matrix kernels.
-  POLAR_GEMM_STAGES = 4,
   /// The most pieces that a selective product's sum is split into; grid.z of selective kernels.
   POLAR_MAX_SPLITS = 8,
   /// Tiles that a selective product is split towards: two blocks on each of 132 multiprocessors.
@@ -271,9 +269,11 @@ POLAR_CHECK_SIZE(PolarRotaryArgs, 40);
 // Tokens are the n side of the tensor-core tile, 8, 16, 32 or 64 in a block: polar_linear_8, _16, _32, _64. An output is one
 // chain over the inputs of its split, the same in all of them.
 
+/// Stages of the copy pipeline of the matrix kernels: fewer where a stage is large, to stay below 99 KiB.
+#define POLAR_GEMM_STAGES(tokens) ((tokens) >= 64 ? 2 : (tokens) >= 32 ? 3 : 4)
 /// Dynamic shared memory of polar_linear_<tokens> and polar_selective_up_<tokens>; twice the weight part when gated.
 #define POLAR_UP_SHARED(tokens, gated)                                                                                \
-  (POLAR_GEMM_STAGES *                                                                                                \
+  (POLAR_GEMM_STAGES(tokens) *                                                                                                \
       (((gated) ? 2 : 1) * POLAR_UP_OUTPUTS * POLAR_UP_INPUTS * 2 + (tokens) * (POLAR_UP_INPUTS + 8) * 4))
 
 /// polar_linear_<tokens>. With splits > 1 it writes partial sums, and polar_reduce completes them.
@@ -287,7 +287,7 @@ typedef struct {
   PolarAddress partial;     ///< f32 [splits, rows, outputs]; 0 with splits == 1
   int rows, inputs, outputs;
   int out_stride, x_stride, weight_stride;
-  int splits;               ///< a function of the weight's shape alone, see polar_linear_splits
+  int splits;               ///< see polar_linear_splits; a row's bits depend on it
   int reserved;
 } PolarLinearArgs;
 POLAR_CHECK_SIZE(PolarLinearArgs, 72);
@@ -310,6 +310,9 @@ POLAR_CHECK_SIZE(PolarReduceArgs, 56);
 // ---- Selective MLP (selective.cu) ---------------------------------------------------------------------------------------
 // Weights are [neurons, stride] elements, one row per neuron. indices 0: every neuron in order, count = capacity = neurons.
 
+/// Floats of partial sums of selective up. They exist while splits * tiles <= POLAR_TARGET_TILES, whatever the count is.
+#define POLAR_UP_PARTIALS(rows, gated) ((rows) * POLAR_TARGET_TILES * POLAR_UP_OUTPUTS * ((gated) ? 2 : 1))
+
 /// polar_selective_up_<tokens> (8, 16, 32, 64), polar_selective_up_gated_<tokens>: Backend.selectiveUp. When the list is short,
 /// its inputs are split, and polar_selective_finish completes the sums; launch both always, each reads the count.
 /// grid (ceil(capacity / POLAR_UP_OUTPUTS), ceil(rows / tokens), POLAR_MAX_SPLITS), block POLAR_GEMM_THREADS,
@@ -321,7 +324,7 @@ typedef struct {
   PolarAddress bias;        ///< f32 [neurons]; gated [2, neurons] with bias_stride; 0: none
   PolarAddress indices;     ///< i32 [capacity], or 0
   PolarAddress count;       ///< i32 [1], or 0
-  PolarAddress partial;     ///< f32 [POLAR_MAX_SPLITS, rows, capacity], gated [POLAR_MAX_SPLITS, 2, rows, capacity]
+  PolarAddress partial;     ///< f32 [POLAR_UP_PARTIALS(rows, gated)]
   int rows, hidden, capacity, gated;
   int out_stride, x_stride, weight_stride, bias_stride;
   float threshold;
@@ -333,7 +336,7 @@ POLAR_CHECK_SIZE(PolarSelectiveUpArgs, 96);
 
 /// Dynamic shared memory of polar_selective_down_<tokens>.
 #define POLAR_DOWN_SHARED(tokens)                                                                                     \
-  (POLAR_GEMM_STAGES * (POLAR_DOWN_OUTPUTS * POLAR_DOWN_NEURONS * 2 + (tokens) * (POLAR_DOWN_NEURONS + 8) * 4))
+  (POLAR_GEMM_STAGES(tokens) * (POLAR_DOWN_OUTPUTS * POLAR_DOWN_NEURONS * 2 + (tokens) * (POLAR_DOWN_NEURONS + 8) * 4))
 
 /// polar_selective_down_<tokens> (8, 16, 32, 64): partial sums of Backend.selectiveDown, split over the list; polar_reduce
 /// (count, capacity, splits 0) completes them.
@@ -376,7 +379,7 @@ POLAR_CHECK_SIZE(PolarListArgs, 40);
 // ---- Routing and sampling (routing.cu) ----------------------------------------------------------------------------------
 
 /// polar_select_top_k: Backend.selectTopK; polar_select_above: Backend.selectAbove.
-/// grid rows, block POLAR_MASK_THREADS, shared units * 4 bytes.
+/// grid rows, block POLAR_MASK_THREADS, shared 0.
 typedef struct {
   PolarAddress mask;        ///< out: u8 [rows, units * heads_per_unit]
   PolarAddress scores;      ///< f32 [rows, units]

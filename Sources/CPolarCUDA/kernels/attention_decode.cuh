@@ -2,6 +2,7 @@
 #ifndef POLAR_ATTENTION_DECODE_CUH
 #define POLAR_ATTENTION_DECODE_CUH
 
+#include "reduce.cuh"
 #include "tiles.cuh"
 
 /// The heads of one entry and what they read.
@@ -31,27 +32,6 @@ DEVI Entry plan_entry(const PolarAttentionPlanArgs& args, int index) {
   entry.pages = page_list(entry.length, args.window, local, args.sink_pages, args.recent_pages);
   if (entry.heads == 0) entry.pages.count = 0;
   return entry;
-}
-
-/// Exclusive prefix sum of `value` over the threads of a block of up to 1024; `total` is the sum of all.
-DEVI int block_prefix(int value, int& total) {
-  SHARED_ARRAY(int, sums, 32);
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
-  int inclusive = value;
-  for (int d = 1; d < 32; d <<= 1) {
-    const int below = lane_up(inclusive, d);
-    if (lane >= d) inclusive += below;
-  }
-  block_sync();  // the array may still be read from an earlier call
-  if (lane == 31) sums[warp] = inclusive;
-  block_sync();
-  int before = 0;
-  total = 0;
-  for (int w = 0; w < warps; w++) {
-    if (w < warp) before += sums[w];
-    total += sums[w];
-  }
-  return before + inclusive - value;
 }
 
 DEVI void attention_plan(const PolarAttentionPlanArgs& args) {

@@ -24,14 +24,12 @@ DEVI void block_sync() { __syncthreads(); }
 
 // ---- Asynchronous copies ------------------------------------------------------------------------------------------------
 
-/// Copies 16 bytes from global to shared memory, past L1, or writes zeros when not `valid`.
-DEVI void copy_async_16(void* to, const void* from, bool valid) {
-  int bytes = valid ? 16 : 0;
+/// Copies `bytes` (0 to 16) of 16 bytes from global to shared memory, past L1, and fills up with zeros.
+DEVI void copy_async_16(void* to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
 }
 /// The same with 4 bytes, for rows that are not aligned to more.
-DEVI void copy_async_4(void* to, const void* from, bool valid) {
-  int bytes = valid ? 4 : 0;
+DEVI void copy_async_4(void* to, const void* from, int bytes) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
 }
 DEVI void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -96,16 +94,15 @@ DEVI float fast_exp2(float x) {
 }
 DEVI u32 float_bits(float x) { return __float_as_uint(x); }
 DEVI float bits_float(u32 x) { return __uint_as_float(x); }
-DEVI int count_bits(u32 x) { return __popc(x); }
 
 // ---- Between the lanes of a warp; all 32 take part ----------------------------------------------------------------------
 
 DEVI float lane_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 DEVI int lane_xor(int value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+DEVI u64 lane_xor(u64 value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 /// The value of the lane `distance` below; the own one where there is none.
 DEVI int lane_up(int value, int distance) { return __shfl_up_sync(0xffffffffu, value, distance); }
-DEVI double lane_up(double value, int distance) { return __shfl_up_sync(0xffffffffu, value, distance); }
-DEVI u32 ballot(bool predicate) { return __ballot_sync(0xffffffffu, predicate); }
+DEVI u64 lane_up(u64 value, int distance) { return __shfl_up_sync(0xffffffffu, value, distance); }
 
 // ---- Integer atomics in shared memory: their order does not matter ------------------------------------------------------
 

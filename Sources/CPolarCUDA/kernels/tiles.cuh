@@ -29,9 +29,9 @@ DEVI void copy_tokens(u8* tile, int row0, const u8* from, int rows, int first, i
     const bool valid = token >= first && token < last && piece < D * 2 / PIECE;
     const u8* source = valid ? from + token * D * 2 + piece * PIECE : from;
     if (PIECE == 16) {
-      copy_async_16(tile + tile_offset<D>(row0 + token, piece), source, valid);
+      copy_async_16(tile + tile_offset<D>(row0 + token, piece), source, valid ? 16 : 0);
     } else {
-      copy_async_4(tile + tile_offset<D>(row0 + token, piece / 4) + piece % 4 * 4, source, valid);
+      copy_async_4(tile + tile_offset<D>(row0 + token, piece / 4) + piece % 4 * 4, source, valid ? 4 : 0);
     }
   }
 }

@@ -1,0 +1,139 @@
+// Row-wise and element-wise kernels.
+#include "reduce.cuh"
+
+DEVI float* row_of(PolarAddress address, u64 row, int stride) { return (float*)address + row * stride; }
+
+KERNEL(POLAR_ROW_THREADS) polar_embed(ARGS(PolarEmbedArgs) args) {
+  const int token = ((const int*)args.tokens)[blockIdx.x];
+  float* out = row_of(args.out, blockIdx.x, args.out_stride);
+  const u16* row = (const u16*)args.table + (u64)(token < 0 ? 0 : token) * args.table_stride;
+  for (int j = threadIdx.x; j < args.columns; j += blockDim.x) out[j] = token < 0 ? 0.f : element_value(row[j]);
+}
+
+KERNEL(POLAR_ROW_THREADS) polar_gather_rows(ARGS(PolarGatherRowsArgs) args) {
+  const int index = ((const int*)args.indices)[blockIdx.x];
+  float* out = row_of(args.out, blockIdx.x, args.out_stride);
+  const float* row = row_of(args.x, index < 0 ? 0 : index, args.x_stride);
+  for (int j = threadIdx.x; j < args.columns; j += blockDim.x) out[j] = index < 0 ? 0.f : row[j];
+}
+
+KERNEL(POLAR_ROW_THREADS) polar_rms_norm(ARGS(PolarRMSNormArgs) args) {
+  const int first = blockIdx.y * args.columns;  // of the vector in its row
+  float* x = row_of(args.x, blockIdx.x, args.x_stride) + first;
+  float* out = row_of(args.out, blockIdx.x, args.out_stride) + first;
+  const float* weight = (const float*)args.weight;
+  float sum = 0;
+  if (args.delta) {
+    const float* delta = row_of(args.delta, blockIdx.x, args.delta_stride) + first;
+    for (int j = threadIdx.x; j < args.columns; j += blockDim.x) {
+      const float value = x[j] + delta[j];
+      x[j] = value;
+      sum += value * value;
+    }
+  } else {
+    for (int j = threadIdx.x; j < args.columns; j += blockDim.x) sum += x[j] * x[j];
+  }
+  const float scale = 1.f / sqrtf(block_sum(sum) / args.columns + args.epsilon);
+  // A thread reads what it has written itself.
+  for (int j = threadIdx.x; j < args.columns; j += blockDim.x) out[j] = x[j] * scale * weight[j];
+}
+
+KERNEL(POLAR_ROW_THREADS) polar_layer_norm(ARGS(PolarLayerNormArgs) args) {
+  const float* x = row_of(args.x, blockIdx.x, args.x_stride);
+  float* out = row_of(args.out, blockIdx.x, args.out_stride);
+  float sum = 0;
+  for (int j = threadIdx.x; j < args.columns; j += blockDim.x) sum += x[j];
+  const float mean = block_sum(sum) / args.columns;
+  float squares = 0;
+  for (int j = threadIdx.x; j < args.columns; j += blockDim.x) squares += (x[j] - mean) * (x[j] - mean);
+  const float scale = 1.f / sqrtf(block_sum(squares) / args.columns + args.epsilon);
+  for (int j = threadIdx.x; j < args.columns; j += blockDim.x) {
+    out[j] = (x[j] - mean) * scale * ((const float*)args.weight)[j] + ((const float*)args.bias)[j];
+  }
+}
+
+/// Where an element-wise thread works; `column` may be beyond the row.
+struct Place {
+  int column;
+  float* out;
+  const float* x;
+};
+
+DEVI Place place_of(const PolarElementwiseArgs& args) {
+  return {
+      (int)(blockIdx.x * blockDim.x + threadIdx.x), row_of(args.out, blockIdx.y, args.out_stride),
+      row_of(args.x, blockIdx.y, args.x_stride)};
+}
+
+KERNEL(POLAR_FLAT_THREADS) polar_add(ARGS(PolarElementwiseArgs) args) {
+  const Place at = place_of(args);
+  if (at.column < args.columns) at.out[at.column] += at.x[at.column];
+}
+
+KERNEL(POLAR_FLAT_THREADS) polar_relu(ARGS(PolarElementwiseArgs) args) {
+  const Place at = place_of(args);
+  if (at.column < args.columns) at.out[at.column] = fmaxf(at.out[at.column], 0.f);
+}
+
+KERNEL(POLAR_FLAT_THREADS) polar_gelu(ARGS(PolarElementwiseArgs) args) {
+  const Place at = place_of(args);
+  if (at.column >= args.columns) return;
+  const float x = at.out[at.column];
+  at.out[at.column] = 0.5f * x * (1.f + erff(x * 0.70710678f));
+}
+
+KERNEL(POLAR_FLAT_THREADS) polar_silu_mul(ARGS(PolarElementwiseArgs) args) {
+  const Place at = place_of(args);
+  if (at.column >= args.columns) return;
+  const float gate = at.x[at.column];
+  at.out[at.column] = gate / (1.f + expf(-gate)) * at.x[args.columns + at.column];
+}
+
+KERNEL(POLAR_FLAT_THREADS) polar_relu_mul(ARGS(PolarElementwiseArgs) args) {
+  const Place at = place_of(args);
+  if (at.column >= args.columns) return;
+  const float gate = at.x[at.column];
+  at.out[at.column] = gate > args.threshold ? gate * at.x[args.columns + at.column] : 0.f;
+}
+
+KERNEL(POLAR_FLAT_THREADS) polar_convert(ARGS(PolarElementwiseArgs) args) {
+  const int column = blockIdx.x * blockDim.x + threadIdx.x;
+  if (column >= args.columns) return;
+  const float x = row_of(args.x, blockIdx.y, args.x_stride)[column];
+  ((u16*)args.out + (u64)blockIdx.y * args.out_stride)[column] = (u16)pack_elements(x, 0.f);
+}
+
+/// Sine and cosine of an angle of any size that positions give. The library's own reduction keeps a table in local memory.
+DEVI void sine_cosine(float angle, float& sine, float& cosine) {
+  const double quarters = (double)angle * 0.63661977236758134308;
+  const int k = (int)(quarters + (quarters < 0 ? -0.5 : 0.5));
+  const float r = (float)((double)angle - k * 1.57079632679489661923);
+  const float r2 = r * r;
+  // Taylor polynomials: on |r| <= pi / 4 the first terms left out are below 3e-8.
+  const float s = r + r * r2 * (-1.f / 6 + r2 * (1.f / 120 + r2 * (-1.f / 5040 + r2 * (1.f / 362880))));
+  const float c = 1.f + r2 * (-0.5f + r2 * (1.f / 24 + r2 * (-1.f / 720 + r2 * (1.f / 40320))));
+  sine = k & 1 ? c : s;
+  cosine = k & 1 ? s : c;
+  if (k & 2) sine = -sine;
+  if ((k + 1) & 2) cosine = -cosine;
+}
+
+KERNEL(POLAR_ROW_THREADS) polar_rotary(ARGS(PolarRotaryArgs) args) {
+  const int position = ((const int*)args.positions)[blockIdx.x];
+  if (position < 0) return;
+  float* row = row_of(args.x, blockIdx.x, args.x_stride);
+  const int half = args.head_dim / 2;
+  int angle_of = -1;
+  float sine = 0, cosine = 0;
+  for (int i = threadIdx.x; i < args.heads * half; i += blockDim.x) {
+    const int j = i % half;
+    if (j != angle_of) {
+      sine_cosine((float)position * ((const float*)args.inverse_frequencies)[j], sine, cosine);
+      angle_of = j;
+    }
+    float* vector = row + i / half * args.head_dim;
+    const float a = vector[j], b = vector[j + half];
+    vector[j] = a * cosine - b * sine;
+    vector[j + half] = b * cosine + a * sine;
+  }
+}

@@ -1,0 +1,28 @@
+// All kernels with f16 elements; attention for two head dims.
+#define POLAR_ELEMENT_F16 1
+#include "emulated_prims.h"
+#include "registry.h"
+
+namespace {
+
+#include "kernels_table.h"
+
+#include "../../Sources/CPolarCUDA/kernels/attention_decode.cuh"
+#include "../../Sources/CPolarCUDA/kernels/attention_prefill.cuh"
+namespace d64 {
+#define POLAR_HEAD_DIM 64
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
+namespace d128 {
+#define POLAR_HEAD_DIM 128
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
+
+}  // namespace
+
+namespace emulator {
+extern const KernelList kernels_f16[] = {
+    {table, std::size(table)}, {d64::table, std::size(d64::table)}, {d128::table, std::size(d128::table)}, {nullptr, 0}};
+}
