@@ -35,9 +35,14 @@ let package = Package(
     // L0: values and kernels
     room("PolarCore"),
     .target(name: "CPolarCPU"),
+    .target(
+      name: "CPolarCUDA", exclude: ["kernels"],
+      linkerSettings: [.linkedLibrary("dl", .when(platforms: [.linux]))]),
     // L1: file formats and backends
     room("PolarFormats", ["PolarCore", .product(name: "Crypto", package: "swift-crypto")]),
     room("PolarCPU", ["PolarCore", "CPolarCPU"]),
+    room(
+      "PolarCUDA", ["PolarCore", "CPolarCUDA", .product(name: "Crypto", package: "swift-crypto")]),
     room("PolarReference", ["PolarCore"]),
     // L2
     room("PolarSparsity", ["PolarCore", "PolarFormats"]),
@@ -58,7 +63,7 @@ let package = Package(
     room(
       "Polar",
       [
-        "PolarCore", "PolarFormats", "PolarCPU", "PolarReference", "PolarSparsity",
+        "PolarCore", "PolarFormats", "PolarCPU", "PolarCUDA", "PolarReference", "PolarSparsity",
         "PolarTokenizer", "PolarModels", "PolarEngine", "PolarCalibration", "PolarBench",
       ],
       resources: [.copy("Resources/demo")]),
@@ -66,8 +71,8 @@ let package = Package(
     .executableTarget(
       name: "polar-cli",
       dependencies: [
-        "Polar", "PolarCore", "PolarFormats", "PolarReference", "PolarSparsity", "PolarTokenizer",
-        "PolarModels", "PolarEngine", "PolarCalibration", "PolarBench",
+        "Polar", "PolarCUDA", "PolarCore", "PolarFormats", "PolarReference", "PolarSparsity",
+        "PolarTokenizer", "PolarModels", "PolarEngine", "PolarCalibration", "PolarBench",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       path: "Sources/polar",
@@ -82,6 +87,7 @@ let package = Package(
     tests("PolarFormatsTests", ["PolarFormats"]),
     tests("PolarReferenceTests", ["PolarReference"]),
     tests("PolarCPUTests", ["PolarCPU", "PolarReference"]),
+    tests("PolarCUDATests", ["PolarCUDA", "PolarReference"]),
     tests("PolarSparsityTests", ["PolarSparsity", "PolarReference", "PolarCPU"]),
     tests("PolarTokenizerTests", ["PolarTokenizer"]),
     tests("PolarModelsTests", ["PolarModels", "PolarReference", "PolarCPU"]),

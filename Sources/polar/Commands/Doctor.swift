@@ -2,6 +2,7 @@ import ArgumentParser
 import Foundation
 import Polar
 import PolarBench
+import PolarCUDA
 import PolarCore
 import PolarEngine
 import PolarReference
@@ -25,6 +26,7 @@ struct DoctorCommand: ParsableCommand {
     var availableMemoryBytes: Int?
     var readBandwidthGBs: Double
     var arithmeticPeakGFLOPs: Double
+    var cuda: [String]
     var selftestPassed: Int?
     var selftestFailed: [String]?
   }
@@ -32,10 +34,12 @@ struct DoctorCommand: ParsableCommand {
   func run() throws {
     let backend = try Device.cpu(threads: threads).makeBackend()
     let limits = try Device.measureLimits(threads: threads)
+    let cuda = CUDAReport()
     var report = Report(
       processor: processorName(), cores: ProcessInfo.processInfo.activeProcessorCount,
       backend: backend.name, availableMemoryBytes: KVBudget.availableMemory(),
-      readBandwidthGBs: limits.readBandwidth, arithmeticPeakGFLOPs: limits.arithmeticPeak)
+      readBandwidthGBs: limits.readBandwidth, arithmeticPeakGFLOPs: limits.arithmeticPeak,
+      cuda: cuda.lines)
     if !json {
       print("processor   \(report.processor), \(report.cores) cores")
       print("backend     \(report.backend)")
@@ -43,6 +47,7 @@ struct DoctorCommand: ParsableCommand {
       print("bandwidth   \(fixed(limits.readBandwidth, 1)) GB/s read")
       print("arithmetic  \(fixed(limits.arithmeticPeak, 0)) GFLOP/s multiply-add")
     }
+    if !json { for line in cuda.lines { print("cuda        \(line)") } }
     if selftest {
       var failures: [String] = []
       let results = ConformanceSuite().run(backend) { result in

@@ -1,0 +1,77 @@
+import Foundation
+import PolarCore
+import PolarTestSupport
+import Testing
+
+@testable import PolarCUDA
+
+@Suite struct KernelCacheTests {
+  private let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+
+  @Test func imagesComeBack() throws {
+    defer { try? FileManager.default.removeItem(at: folder) }
+    let file = folder.appendingPathComponent("deep/a.cubin")
+    #expect(KernelCache.read(file) == nil)
+    #expect(KernelCache.write([1, 2, 3], to: file))
+    #expect(KernelCache.read(file) == [1, 2, 3])
+  }
+
+  /// Cut short, changed, or something else altogether: never used.
+  @Test func damagedFilesAreNotUsed() throws {
+    defer { try? FileManager.default.removeItem(at: folder) }
+    let file = folder.appendingPathComponent("a.cubin")
+    KernelCache.write(Array(0...99), to: file)
+    let whole = try Data(contentsOf: file)
+    for cut in [0, 1, 8, 40, whole.count - 1] {
+      try whole.prefix(cut).write(to: file)
+      #expect(KernelCache.read(file) == nil, "cut to \(cut) bytes")
+    }
+    for index in [0, 20, whole.count - 1] {
+      var changed = whole
+      changed[index] ^= 1
+      try changed.write(to: file)
+      #expect(KernelCache.read(file) == nil, "byte \(index) changed")
+    }
+  }
+
+  @Test func aFolderThatCannotBeWrittenIsNoError() {
+    #expect(!KernelCache.write([1], to: URL(fileURLWithPath: "/proc/nothing/a.cubin")))
+  }
+
+  @Test func theKeyDependsOnSourceNameAndArchitecture() {
+    let unit = KernelUnit(source: KernelSource(name: "a.cu", text: "x"), defines: [])
+    let keys = [
+      KernelCache.key(of: unit, architecture: "sm_80"), KernelCache.key(of: unit, architecture: "sm_90a"),
+      KernelCache.key(
+        of: KernelUnit(source: KernelSource(name: "a.cu", text: "y"), defines: []), architecture: "sm_80"),
+      KernelCache.key(
+        of: KernelUnit(source: KernelSource(name: "b.cu", text: "x"), defines: []), architecture: "sm_80"),
+      KernelCache.key(of: KernelUnit(source: unit.source, defines: ["A=1"]), architecture: "sm_80"),
+    ]
+    #expect(Set(keys).count == keys.count)
+    #expect(keys.allSatisfy { $0.count == 64 })
+  }
+
+  @Test func damagedArchivesAreRefused() throws {
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(at: folder) }
+    let path = folder.appendingPathComponent("a.kernels").path
+    let table = #"[{"unit":"a","architecture":"sm_80","key":"k","offset":0,"size":9,"digest":"d"}]"#
+    let huge = Data("POLARKA1".utf8) + Data(repeating: 0xff, count: 8)
+    let outside =
+      Data("POLARKA1".utf8) + Data([UInt8(table.utf8.count), 0, 0, 0, 0, 0, 0, 0]) + Data(table.utf8)
+    for data in [Data(), Data("POLARKA1".utf8), Data("something else, long enough".utf8), huge, outside] {
+      try data.write(to: URL(fileURLWithPath: path))
+      #expect(throws: PolarError.self) { try KernelArchive(path: path) }
+    }
+    // Whole, but its one image is not what the digest says.
+    try (outside + Data(repeating: 0, count: 9)).write(to: URL(fileURLWithPath: path))
+    let archive = try KernelArchive(path: path)
+    #expect(archive.architectures == ["sm_80"])
+    #expect(archive.image("k") == nil)
+    #expect(archive.image("other") == nil)
+    #expect(throws: PolarError.file(path: "/nowhere/a", reason: "cannot be read")) {
+      try KernelArchive(path: "/nowhere/a")
+    }
+  }
+}
