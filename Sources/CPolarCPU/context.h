@@ -25,7 +25,7 @@ typedef struct {
   int32_t span_starts[POLAR_SPAN_ROWS], span_limits[POLAR_SPAN_ROWS];
   const float *source[POLAR_SPAN_ROWS];
   float *target[POLAR_SPAN_ROWS];
-  uint16_t linear[POLAR_LINEAR_SCRATCH];
+  uint8_t linear[POLAR_LINEAR_SCRATCH] __attribute__((aligned(64)));
 } __attribute__((aligned(64))) polar_scratch;
 
 typedef struct polar_plan polar_plan;

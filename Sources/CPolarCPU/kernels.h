@@ -13,7 +13,8 @@ enum {
   POLAR_TILE_TOKENS = POLAR_TILE_PAGES * POLAR_PAGE,
   POLAR_SPAN_ROWS = 64,    // most query rows of one span
   POLAR_SPAN_ELEMENTS = 64 * 256,  // most rows * head_dim of one span
-  POLAR_LINEAR_SCRATCH = 512 * 1024,  // bf16 elements of activations per thread (AVX-512)
+  POLAR_GROUP = 32,        // inputs that share a scale, in weights of 8 and 4 bits and in their activations
+  POLAR_LINEAR_SCRATCH = 1088 * 1024,  // bytes of prepared activations per thread
 };
 
 #define POLAR_ALWAYS_INLINE static inline __attribute__((always_inline))
@@ -36,13 +37,48 @@ typedef struct {
 
 typedef void (*polar_row_kernel)(const polar_row_args *args, int64_t low, int64_t high);
 
+// How a group of quantised activations enters a sum.
+typedef struct {
+  float scale;
+  union {
+    int32_t correction;  // -(zero point of the weights' codes) * sum of the activations' codes
+    float sum;           // scale * sum of the codes, for weights with minimums
+  };
+} polar_activation_group;
+
+// A tile of a linear layer on weights of 8 or 4 bits: some rows x 32 outputs over some groups of inputs. Chains start
+// at `start` and end in `c`.
+typedef struct {
+  const uint8_t *blocks;  // the panel's groups, one after the other
+  const int8_t *codes;    // rows code_stride apart
+  const polar_activation_group *scales;  // rows scale_stride apart
+  const float *start;     // rows start_stride apart
+  float *c;               // rows c_stride apart
+  int64_t start_stride, c_stride, code_stride, scale_stride, groups;
+  const char *prefetch;   // `lines` cache lines are fetched from here on in every group
+  int64_t lines;
+} polar_int_operands;
+
+typedef void (*polar_tile)(const polar_int_operands *t);
+
+typedef struct {
+  int rows;   // most rows of a tile
+  int whole;  // 1 when a tile passes over its weights once
+  // One row of activations as codes [inputs rounded up to groups] and what goes with each group.
+  void (*quantize)(
+    const float *x, int64_t inputs, int format, int8_t *codes, polar_activation_group *groups);
+  polar_tile tiles[3][6];  // by format from POLAR_WEIGHT_INT8 on, by rows - 1
+} polar_int_kernels;
+
 struct polar_kernels {
-  // Rows [row_low, row_high) x panels [panel_low, panel_high) of a linear layer.
+  // Rows [row_low, row_high) x panels [panel_low, panel_high) of a linear layer on bf16 weights. `prepared` holds the
+  // rows from row_low on as `prepare` writes them, prepared_stride elements apart.
   void (*linear)(
     const polar_linear_args *args, int64_t row_low, int64_t row_high, int64_t panel_low, int64_t panel_high,
-    uint16_t *scratch);
-  // 1 when `linear` needs its row block as bf16 in scratch.
-  int linear_uses_scratch;
+    const uint16_t *prepared, int64_t prepared_stride);
+  // One row of activations as bf16; NULL when `linear` reads f32.
+  void (*prepare)(uint16_t *out, const float *x, int64_t inputs);
+  const polar_int_kernels *ints;
   void (*attention)(const polar_span *span);
   polar_row_kernel rms_norm, add_rms_norm, head_rms_norm, layer_norm, silu_mul, relu_mul, relu, add, rotary;
   polar_row_kernel head_norms, head_deviations;
@@ -52,6 +88,7 @@ struct polar_kernels {
   double (*fma)(int64_t steps, float *sink);
 };
 
+extern const polar_int_kernels polar_int_kernels_generic, polar_int_kernels_avx2, polar_int_kernels_avx512;
 extern const polar_kernels polar_kernels_generic;
 #if defined(__x86_64__)
 extern const polar_kernels polar_kernels_avx2;

@@ -23,6 +23,7 @@
 
 const polar_kernels polar_kernels_avx2 = {
   .linear = linear_avx2,
+  .ints = &polar_int_kernels_avx2,
   .attention = attention_avx2,
   .rms_norm = rms_norm_avx2,
   .add_rms_norm = add_rms_norm_avx2,

@@ -65,24 +65,22 @@ LINEAR_TILE(8)
 
 static void linear_avx512(
   const polar_linear_args *args, int64_t row_low, int64_t row_high, int64_t panel_low, int64_t panel_high,
-  uint16_t *scratch
+  const uint16_t *prepared, int64_t prepared_stride
 ) {
   typedef void (*tile)(
     const uint16_t *, const uint16_t *, int64_t, const float *, int64_t, float *, int64_t, int64_t, const char *,
     int64_t);
   static const tile tiles[] = {linear_tile_1, linear_tile_2, linear_tile_3, linear_tile_4,
                                linear_tile_5, linear_tile_6, linear_tile_7, linear_tile_8};
-  const int64_t rows = row_high - row_low, inputs = args->inputs, pairs = inputs / 2;
-  for (int64_t r = 0; r < rows; r++)
-    FN(convert)(scratch + r * inputs, args->x + (row_low + r) * args->x_stride, inputs);
+  const int64_t rows = row_high - row_low, pairs = args->weight.inputs / 2;
   const int64_t groups = (rows + 7) / 8, small = rows / groups, larger = rows % groups;
   // One row group passes over the whole panel; several share blocks of it and each fetches a part of the next.
   const int64_t blocks = groups == 1 ? 1 : (pairs + block_pairs - 1) / block_pairs;
   float edge[POLAR_ROW_BLOCK * POLAR_PANEL];
   for (int64_t panel = panel_low; panel < panel_high; panel++) {
-    const uint16_t *w = (const uint16_t *)args->weight + panel * pairs * 2 * POLAR_PANEL;
+    const uint16_t *w = (const uint16_t *)args->weight.data + panel * pairs * 2 * POLAR_PANEL;
     const int64_t first = panel * POLAR_PANEL;
-    const int64_t valid = args->outputs - first < POLAR_PANEL ? args->outputs - first : POLAR_PANEL;
+    const int64_t valid = args->weight.outputs - first < POLAR_PANEL ? args->weight.outputs - first : POLAR_PANEL;
     float *out = args->out + row_low * args->out_stride + first;
     // The last panel may be wider than the output: it is computed aside.
     float *c = valid < POLAR_PANEL ? edge : out;
@@ -99,7 +97,7 @@ static void linear_avx512(
       for (int64_t g = 0; g < groups; g++) {
         const int64_t size = small + (g < larger);
         tiles[size - 1](
-          block, scratch + row * inputs + 2 * k, inputs, b == 0 ? bias : c + row * cs, b == 0 ? 0 : cs, c + row * cs,
+          block, prepared + row * prepared_stride + 2 * k, prepared_stride, b == 0 ? bias : c + row * cs, b == 0 ? 0 : cs, c + row * cs,
           cs, count, prefetch, step);
         prefetch += step * count;
         row += size;
@@ -129,7 +127,8 @@ static double pairs_peak(int64_t steps, float *sink) {
 
 const polar_kernels polar_kernels_avx512 = {
   .linear = linear_avx512,
-  .linear_uses_scratch = 1,
+  .prepare = convert_avx512,
+  .ints = &polar_int_kernels_avx512,
   .attention = polar_attention_avx512,
   .rms_norm = rms_norm_avx512,
   .add_rms_norm = add_rms_norm_avx512,

@@ -19,6 +19,7 @@
 
 const polar_kernels polar_kernels_generic = {
   .linear = linear_generic,
+  .ints = &polar_int_kernels_generic,
   .attention = attention_generic,
   .rms_norm = rms_norm_generic,
   .add_rms_norm = add_rms_norm_generic,

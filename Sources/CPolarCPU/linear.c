@@ -1,138 +1,167 @@
-// Weights: packing, linear layers, embedding.
-#include <string.h>
+// Linear layers: how they are spread over threads, and the passes over weights of 8 and 4 bits.
+#include <stdatomic.h>
 #include "context.h"
-
-static int64_t panels_of(int64_t outputs) { return (outputs + POLAR_PANEL - 1) / POLAR_PANEL; }
-
-int64_t polar_packed_bytes(int64_t outputs, int64_t inputs) {
-  return panels_of(outputs) * POLAR_PANEL * inputs * (int64_t)sizeof(uint16_t);
-}
+#include "quant.h"
 
 typedef struct {
-  polar_context *context;
+  const polar_kernels *kernels;
   const polar_linear_args *args;
+  polar_scratch *scratch;
   int64_t row_block, row_blocks, panels;
+  int64_t share;          // units that every thread computes; the rest are taken by whoever is free
+  _Atomic int64_t next;   // the first unit that nobody has taken
 } linear_job;
 
-// Units are (row block, panel), row block by row block; a thread takes a run of them.
-static void run_linear(void *argument, int thread, int threads) {
-  const linear_job *job = argument;
-  const int64_t units = job->row_blocks * job->panels;
-  int64_t unit = units * thread / threads;
-  const int64_t end = units * (thread + 1) / threads;
+// Where a thread keeps its row block's activations, ready for the kernel.
+typedef struct {
+  int8_t *codes;                   // [rows][code_stride]
+  polar_activation_group *groups;  // [rows][scale_stride]
+  int64_t code_stride, scale_stride;
+} quantized_rows;
+
+// An odd number of cache lines, so that the rows of a tile do not compete for the same sets of a cache.
+static int64_t odd_lines(int64_t bytes) { return ((bytes + 63) / 64 | 1) * 64; }
+
+static quantized_rows quantized(void *scratch, int64_t rows, int64_t inputs) {
+  const int64_t groups = polar_groups(inputs);
+  quantized_rows q = {.code_stride = odd_lines(groups * POLAR_GROUP), .scale_stride = groups | 1};
+  q.codes = scratch;
+  q.groups = (polar_activation_group *)(q.codes + rows * q.code_stride);
+  return q;
+}
+
+static int64_t scratch_row_bytes(const polar_kernels *kernels, const polar_linear_args *args) {
+  const int64_t inputs = args->weight.inputs;
+  if (args->weight.format == POLAR_WEIGHT_BF16) return kernels->prepare ? odd_lines(2 * inputs) : 0;
+  const int64_t groups = polar_groups(inputs);
+  return odd_lines(groups * POLAR_GROUP) + (groups | 1) * (int64_t)sizeof(polar_activation_group);
+}
+
+// Rows x panels on weights of 8 or 4 bits; activations are in scratch.
+static void linear_int(
+  const linear_job *job, int64_t row_low, int64_t row_high, int64_t panel_low, int64_t panel_high, void *scratch
+) {
+  const polar_int_kernels *kernels = job->kernels->ints;
+  const polar_linear_args *args = job->args;
+  const int format = args->weight.format;
+  const polar_tile *tiles = kernels->tiles[format - POLAR_WEIGHT_INT8];
+  const int64_t rows = row_high - row_low, bytes = polar_group_bytes(format), groups = polar_groups(args->weight.inputs);
+  const quantized_rows q = quantized(scratch, job->row_block, args->weight.inputs);
+  const int64_t sets = (rows + kernels->rows - 1) / kernels->rows, small = rows / sets, larger = rows % sets;
+  // One set of rows passes over the whole panel; several share blocks of it that stay in L1, each fetching a part of
+  // the next.
+  const int64_t most = 36864 / bytes, blocks = sets == 1 && kernels->whole ? 1 : (groups + most - 1) / most;
+  float edge[POLAR_ROW_BLOCK * POLAR_PANEL];
+  for (int64_t panel = panel_low; panel < panel_high; panel++) {
+    const uint8_t *w = (const uint8_t *)args->weight.data + panel * groups * bytes;
+    const int64_t first = panel * POLAR_PANEL, outputs = args->weight.outputs;
+    const int64_t valid = outputs - first < POLAR_PANEL ? outputs - first : POLAR_PANEL;
+    float *out = args->out + row_low * args->out_stride + first;
+    // The last panel may be wider than the output: it is computed aside.
+    float *c = valid < POLAR_PANEL ? edge : out;
+    const int64_t cs = valid < POLAR_PANEL ? POLAR_PANEL : args->out_stride;
+    float bias[POLAR_PANEL] = {0};
+    if (args->bias)
+      for (int64_t j = 0; j < valid; j++) bias[j] = args->bias[first + j];
+    for (int64_t b = 0; b < blocks; b++) {
+      const int64_t group = groups * b / blocks, count = groups * (b + 1) / blocks - group;
+      const int64_t lines = ((bytes + 63) / 64 + sets - 1) / sets;
+      const uint8_t *block = w + group * bytes;
+      const char *prefetch = (const char *)block + (blocks == 1 ? 4096 : count * bytes);
+      int64_t row = 0;
+      for (int64_t set = 0; set < sets; set++) {
+        const int64_t size = small + (set < larger);
+        const polar_int_operands t = {
+          .blocks = block,
+          .codes = q.codes + row * q.code_stride + group * POLAR_GROUP,
+          .scales = q.groups + row * q.scale_stride + group,
+          .start = b == 0 ? bias : c + row * cs,
+          .c = c + row * cs,
+          .start_stride = b == 0 ? 0 : cs,
+          .c_stride = cs,
+          .code_stride = q.code_stride,
+          .scale_stride = q.scale_stride,
+          .groups = count,
+          .prefetch = prefetch,
+          .lines = lines,
+        };
+        tiles[size - 1](&t);
+        prefetch += lines * 64 * count;
+        row += size;
+      }
+    }
+    if (valid < POLAR_PANEL)
+      for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < valid; j++) out[r * args->out_stride + j] = edge[r * POLAR_PANEL + j];
+  }
+}
+
+static void prepare(const linear_job *job, int64_t row, int64_t row_end, void *scratch) {
+  const polar_linear_args *args = job->args;
+  const int64_t inputs = args->weight.inputs;
+  if (args->weight.format == POLAR_WEIGHT_BF16) {
+    if (!job->kernels->prepare) return;
+    const int64_t stride = odd_lines(2 * inputs) / 2;
+    for (int64_t r = row; r < row_end; r++)
+      job->kernels->prepare((uint16_t *)scratch + (r - row) * stride, args->x + r * args->x_stride, inputs);
+    return;
+  }
+  const quantized_rows q = quantized(scratch, job->row_block, inputs);
+  for (int64_t r = row; r < row_end; r++)
+    job->kernels->ints->quantize(
+      args->x + r * args->x_stride, inputs, args->weight.format, q.codes + (r - row) * q.code_stride,
+      q.groups + (r - row) * q.scale_stride);
+}
+
+// Units are (row block, panel), row block by row block.
+static void run_units(const linear_job *job, int64_t unit, int64_t end, void *scratch, int64_t *prepared) {
+  const polar_linear_args *args = job->args;
   while (unit < end) {
     const int64_t block = unit / job->panels, panel = unit % job->panels;
     const int64_t last = panel + (end - unit) < job->panels ? panel + (end - unit) : job->panels;
     const int64_t row = block * job->row_block;
-    const int64_t row_end = row + job->row_block < job->args->rows ? row + job->row_block : job->args->rows;
-    job->context->kernels->linear(
-      job->args, row, row_end, panel, last, job->context->scratch[thread].linear);
+    const int64_t row_end = row + job->row_block < args->rows ? row + job->row_block : args->rows;
+    if (*prepared != block) prepare(job, row, row_end, scratch);
+    *prepared = block;
+    if (args->weight.format == POLAR_WEIGHT_BF16) {
+      job->kernels->linear(args, row, row_end, panel, last, scratch, odd_lines(2 * args->weight.inputs) / 2);
+    } else {
+      linear_int(job, row, row_end, panel, last, scratch);
+    }
     unit += last - panel;
   }
 }
 
+static void run_linear(void *argument, int thread, int threads) {
+  linear_job *job = argument;
+  void *scratch = job->scratch[thread].linear;
+  const int64_t units = job->row_blocks * job->panels;
+  int64_t prepared = -1;
+  run_units(job, job->share * thread, job->share * (thread + 1), scratch, &prepared);
+  // A thread that another process has slowed down takes fewer of the remaining units.
+  const int64_t step = (units - job->share * threads + 8 * threads - 1) / (8 * threads);
+  for (;;) {
+    const int64_t unit = atomic_fetch_add_explicit(&job->next, step, memory_order_relaxed);
+    if (unit >= units) return;
+    run_units(job, unit, unit + step < units ? unit + step : units, scratch, &prepared);
+  }
+}
+
 void polar_linear(polar_context *context, const polar_linear_args *args) {
-  if (args->rows == 0 || args->outputs == 0) return;
+  if (args->rows == 0 || args->weight.outputs == 0) return;
+  const int64_t row_bytes = scratch_row_bytes(context->kernels, args);
   int64_t row_block = POLAR_ROW_BLOCK;
-  if (context->kernels->linear_uses_scratch) {
-    const int64_t fitting = POLAR_LINEAR_SCRATCH / args->inputs;
-    row_block = fitting < row_block ? (fitting >= 8 ? fitting / 8 * 8 : fitting) : row_block;
-  }
+  if (row_bytes > 0 && POLAR_LINEAR_SCRATCH / row_bytes < row_block) row_block = POLAR_LINEAR_SCRATCH / row_bytes;
+  const int64_t row_blocks = (args->rows + row_block - 1) / row_block;
   linear_job job = {
-    .context = context,
+    .kernels = context->kernels,
     .args = args,
+    .scratch = context->scratch,
     .row_block = row_block,
-    .row_blocks = (args->rows + row_block - 1) / row_block,
-    .panels = panels_of(args->outputs),
+    .row_blocks = row_blocks,
+    .panels = polar_panels(args->weight.outputs),
   };
+  job.share = row_blocks * job.panels * 3 / (4 * context->threads);
+  atomic_init(&job.next, job.share * context->threads);
   polar_context_run(context, run_linear, &job);
-}
-
-typedef struct {
-  uint16_t *weight;
-  int64_t outputs, inputs, first_row, count;
-  const float *values;
-} pack_job;
-
-static void run_pack(void *argument, int thread, int threads) {
-  const pack_job *job = argument;
-  const int64_t end = job->first_row + job->count, pairs = job->inputs / 2;
-  const int64_t first_panel = job->first_row / POLAR_PANEL, panels = panels_of(end) - first_panel;
-  const int64_t low = first_panel + panels * thread / threads;
-  const int64_t high = first_panel + panels * (thread + 1) / threads;
-  for (int64_t panel = low; panel < high; panel++) {
-    const int64_t base = panel * POLAR_PANEL;
-    const int64_t from = base < job->first_row ? job->first_row - base : 0;
-    const int64_t to = end - base < POLAR_PANEL ? end - base : POLAR_PANEL;
-    // The call that packs the last row also clears the padding.
-    const int64_t clear = end == job->outputs ? POLAR_PANEL : to;
-    for (int64_t pair = 0; pair < pairs; pair++) {
-      uint16_t *out = job->weight + (panel * pairs + pair) * 2 * POLAR_PANEL;
-      for (int64_t j = from; j < to; j++) {
-        const float *row = job->values + (base + j - job->first_row) * job->inputs + 2 * pair;
-        out[2 * j] = polar_bf16(row[0]);
-        out[2 * j + 1] = polar_bf16(row[1]);
-      }
-      for (int64_t j = to; j < clear; j++) out[2 * j] = out[2 * j + 1] = 0;
-    }
-  }
-}
-
-void polar_pack_rows(
-  polar_context *context, void *weight, int64_t outputs, int64_t inputs, int64_t first_row, int64_t count,
-  const float *values
-) {
-  if (count == 0) return;
-  pack_job job = {weight, outputs, inputs, first_row, count, values};
-  if (count * inputs < 16384) {
-    run_pack(&job, 0, 1);
-  } else {
-    polar_context_run(context, run_pack, &job);
-  }
-}
-
-static void unpack_row(const uint16_t *weight, int64_t inputs, int64_t row, float *out) {
-  const uint16_t *in = weight + row / POLAR_PANEL * inputs * POLAR_PANEL + row % POLAR_PANEL * 2;
-  for (int64_t pair = 0; pair < inputs / 2; pair++, in += 2 * POLAR_PANEL) {
-    out[2 * pair] = polar_f32(in[0]);
-    out[2 * pair + 1] = polar_f32(in[1]);
-  }
-}
-
-typedef struct {
-  const uint16_t *weight;
-  const int32_t *tokens;  // rows to read, or NULL for first_row, first_row + 1, ...
-  int64_t inputs, first_row, count, stride;
-  float *out;
-} unpack_job;
-
-static void run_unpack(void *argument, int thread, int threads) {
-  const unpack_job *job = argument;
-  const int64_t high = job->count * (thread + 1) / threads;
-  for (int64_t i = job->count * thread / threads; i < high; i++)
-    unpack_row(
-      job->weight, job->inputs, job->tokens ? job->tokens[i] : job->first_row + i, job->out + i * job->stride);
-}
-
-static void unpack(polar_context *context, unpack_job *job) {
-  if (job->count * job->inputs < 16384) {
-    run_unpack(job, 0, 1);
-  } else {
-    polar_context_run(context, run_unpack, job);
-  }
-}
-
-void polar_unpack_rows(
-  polar_context *context, const void *weight, int64_t inputs, int64_t first_row, int64_t count, float *values
-) {
-  unpack_job job = {weight, NULL, inputs, first_row, count, inputs, values};
-  unpack(context, &job);
-}
-
-void polar_embed(
-  polar_context *context, float *out, int64_t out_stride, const int32_t *tokens, int64_t rows, const void *weight,
-  int64_t inputs
-) {
-  unpack_job job = {weight, tokens, inputs, 0, rows, out_stride, out};
-  unpack(context, &job);
 }

@@ -168,17 +168,17 @@ static void FN(linear_blocked)(
 
 static void FN(linear)(
   const polar_linear_args *args, int64_t row_low, int64_t row_high, int64_t panel_low, int64_t panel_high,
-  uint16_t *scratch
+  const uint16_t *prepared, int64_t prepared_stride
 ) {
   static const FN(linear_kernel) stream[] = {FN(linear_stream_1), FN(linear_stream_2)};
-  (void)scratch;
-  const int64_t rows = row_high - row_low, pairs = args->inputs / 2;
+  (void)prepared, (void)prepared_stride;
+  const int64_t rows = row_high - row_low, pairs = args->weight.inputs / 2;
   const float *x = args->x + row_low * args->x_stride;
   float edge[POLAR_ROW_BLOCK * POLAR_PANEL];
   for (int64_t panel = panel_low; panel < panel_high; panel++) {
-    const uint16_t *w = (const uint16_t *)args->weight + panel * pairs * 2 * POLAR_PANEL;
+    const uint16_t *w = (const uint16_t *)args->weight.data + panel * pairs * 2 * POLAR_PANEL;
     const int64_t first = panel * POLAR_PANEL;
-    const int64_t valid = args->outputs - first < POLAR_PANEL ? args->outputs - first : POLAR_PANEL;
+    const int64_t valid = args->weight.outputs - first < POLAR_PANEL ? args->weight.outputs - first : POLAR_PANEL;
     float *out = args->out + row_low * args->out_stride + first;
     // The last panel may be wider than the output: it is computed aside.
     float *c = valid < POLAR_PANEL ? edge : out;

@@ -67,11 +67,15 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
   }
   public func synchronize() { base.synchronize() }
   public var failure: PolarError? { base.failure }
-  public func packedByteCount(outputs: Int, inputs: Int) -> Int {
-    base.packedByteCount(outputs: outputs, inputs: inputs)
+  public var weightFormats: Set<WeightFormat> { base.weightFormats }
+  public func packedByteCount(outputs: Int, inputs: Int, format: WeightFormat) -> Int {
+    base.packedByteCount(outputs: outputs, inputs: inputs, format: format)
   }
   public func packRows(_ weight: PackedMatrix, firstRow: Int, values: UnsafeBufferPointer<Float>) {
     base.packRows(weight, firstRow: firstRow, values: values)
+  }
+  public func packBlocks(_ weight: PackedMatrix, firstRow: Int, blocks: UnsafeRawBufferPointer) {
+    base.packBlocks(weight, firstRow: firstRow, blocks: blocks)
   }
   public func unpackRows(
     _ weight: PackedMatrix, firstRow: Int, into values: UnsafeMutableBufferPointer<Float>

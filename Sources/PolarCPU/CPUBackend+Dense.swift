@@ -7,32 +7,47 @@ public import PolarCore
 extension CPUBackend {
   // MARK: Weights
 
-  public func packedByteCount(outputs: Int, inputs: Int) -> Int {
-    Int(polar_packed_bytes(Int64(outputs), Int64(inputs)))
+  public var weightFormats: Set<WeightFormat> { Set(WeightFormat.allCases) }
+
+  public func packedByteCount(outputs: Int, inputs: Int, format: WeightFormat) -> Int {
+    Int(polar_packed_bytes(Int64(outputs), Int64(inputs), Int32(format.rawValue)))
   }
 
   public func packRows(_ weight: PackedMatrix, firstRow: Int, values: UnsafeBufferPointer<Float>) {
     guard let base = values.baseAddress, weight.inputs > 0 else { return }
-    polar_pack_rows(
-      context, weight.address.raw, Int64(weight.outputs), Int64(weight.inputs), Int64(firstRow),
-      Int64(values.count / weight.inputs), base)
+    var packed = Self.weight(weight)
+    polar_pack_rows(&packed, Int64(firstRow), Int64(values.count / weight.inputs), base)
+  }
+
+  public func packBlocks(_ weight: PackedMatrix, firstRow: Int, blocks: UnsafeRawBufferPointer) {
+    guard let base = blocks.baseAddress, let blockBytes = weight.format.blockByteCount, weight.inputs > 0
+    else { return }
+    var packed = Self.weight(weight)
+    let rowBytes = weight.inputs / WeightFormat.groupSize * blockBytes
+    polar_pack_blocks(&packed, Int64(firstRow), Int64(blocks.count / max(1, rowBytes)), base)
   }
 
   public func unpackRows(
     _ weight: PackedMatrix, firstRow: Int, into values: UnsafeMutableBufferPointer<Float>
   ) {
     guard let base = values.baseAddress, weight.inputs > 0 else { return }
-    polar_unpack_rows(
-      context, weight.address.raw, Int64(weight.inputs), Int64(firstRow),
-      Int64(values.count / weight.inputs), base)
+    var packed = Self.weight(weight)
+    polar_unpack_rows(context, &packed, Int64(firstRow), Int64(values.count / weight.inputs), base)
+  }
+
+  /// A weight as C takes it.
+  @inline(__always)
+  private static func weight(_ matrix: PackedMatrix) -> polar_weight {
+    polar_weight(
+      data: matrix.address.raw, outputs: Int64(matrix.outputs), inputs: Int64(matrix.inputs),
+      format: Int32(matrix.format.rawValue))
   }
 
   // MARK: Dense ops
 
   public func embed(_ out: Tensor, tokens: Tensor, table: PackedMatrix) {
-    polar_embed(
-      context, out.floats, out.stride, tokens.integers, Int64(tokens.count), table.address.raw,
-      Int64(table.inputs))
+    var packed = Self.weight(table)
+    polar_embed(context, out.floats, out.stride, tokens.integers, Int64(tokens.count), &packed)
   }
 
   public func gatherRows(_ out: Tensor, _ x: Tensor, indices: Tensor) {
@@ -79,15 +94,13 @@ extension CPUBackend {
 
   public func linear(_ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?) {
     var args = polar_linear_args()
-    args.weight = UnsafeRawPointer(weight.address.raw)
+    args.weight = Self.weight(weight)
     args.bias = UnsafePointer(bias?.floats)
     args.x = UnsafePointer(x.floats)
     args.out = out.floats
     args.x_stride = x.stride
     args.out_stride = out.stride
     args.rows = Int64(x.rows)
-    args.inputs = Int64(weight.inputs)
-    args.outputs = Int64(weight.outputs)
     polar_linear(context, &args)
   }
 

@@ -24,10 +24,20 @@ public protocol Backend: AnyObject, Sendable {
 
   // MARK: Weights
 
+  /// The formats that weights may have; bf16 is always one of them.
+  var weightFormats: Set<WeightFormat> { get }
   /// Bytes of a weight `[outputs, inputs]` in the backend's own layout. `inputs` must be even.
-  func packedByteCount(outputs: Int, inputs: Int) -> Int
-  /// Stores rows `firstRow ..< firstRow + values.count / inputs` of a weight from row-major f32 values.
+  func packedByteCount(outputs: Int, inputs: Int, format: WeightFormat) -> Int
+  /// Stores rows `firstRow ..< firstRow + values.count / inputs` of a weight from row-major f32 values, rounded or
+  /// quantised to the weight's format. Different rows may be packed at the same time.
+  ///
+  /// Quantising takes a scale that is rounded to f16, and then the nearest codes: for int8 `scale = max |w| / 127`; for
+  /// int4 `w / -8` of the w with the largest magnitude; for int4Affine `minimum = min w`,
+  /// `scale = (max w - minimum) / 15`.
   func packRows(_ weight: PackedMatrix, firstRow: Int, values: UnsafeBufferPointer<Float>)
+  /// Stores rows that are given as ggml's blocks of the weight's format (see ``WeightFormat/blockByteCount``), row after
+  /// row, without loss. Inputs are a multiple of 32. Different rows may be packed at the same time.
+  func packBlocks(_ weight: PackedMatrix, firstRow: Int, blocks: UnsafeRawBufferPointer)
   /// Reads rows back as row-major f32 (rounded as stored).
   func unpackRows(_ weight: PackedMatrix, firstRow: Int, into values: UnsafeMutableBufferPointer<Float>)
 
@@ -170,4 +180,11 @@ extension Backend {
 
   /// Ops of a backend that computes on the host do not fail.
   public var failure: PolarError? { nil }
+}
+
+extension Backend {
+  /// Bytes of a bf16 weight `[outputs, inputs]` in the backend's own layout.
+  public func packedByteCount(outputs: Int, inputs: Int) -> Int {
+    packedByteCount(outputs: outputs, inputs: inputs, format: .bf16)
+  }
 }

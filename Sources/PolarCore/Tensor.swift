@@ -59,7 +59,8 @@
   }
 }
 
-/// A linear layer's weight `[outputs, inputs]` in the backend's own layout (see ``Backend/packedByteCount(outputs:inputs:)``).
+/// A linear layer's weight `[outputs, inputs]` in the backend's own layout
+/// (see ``Backend/packedByteCount(outputs:inputs:format:)``).
 @frozen public struct PackedMatrix: BitwiseCopyable, Sendable {
   /// Where the packed data lies.
   public let address: Address
@@ -67,11 +68,16 @@
   public let outputs: Int
   /// Columns of the weight: inputs of the layer.
   public let inputs: Int
+  /// How the values are stored.
+  public let format: WeightFormat
 
   /// Describes packed data of `[outputs, inputs]` at `address`.
-  @inlinable public init(_ address: Address, outputs: Int, inputs: Int) {
+  @inlinable public init(
+    _ address: Address, outputs: Int, inputs: Int, format: WeightFormat = .bf16
+  ) {
     self.address = address
     self.outputs = outputs
     self.inputs = inputs
+    self.format = format
   }
 }

@@ -35,6 +35,7 @@ public struct ConformanceSuite: Sendable {
     run.checkWeights()
     run.checkDenseOps()
     run.checkLinear()
+    run.checkQuantized()
     run.checkCache()
     run.checkAttention()
     run.checkSelectiveAttention()

@@ -31,33 +31,6 @@ public final class ReferenceBackend: Backend {
   }
 
   public func synchronize() {}
-
-  // MARK: Weights
-
-  // The layout is row-major f32 `[outputs, inputs]`: element (n, k) at `n * inputs + k`.
-
-  public func packedByteCount(outputs: Int, inputs: Int) -> Int {
-    outputs * inputs * MemoryLayout<Float>.size
-  }
-
-  public func packRows(_ weight: PackedMatrix, firstRow: Int, values: UnsafeBufferPointer<Float>) {
-    guard let source = values.baseAddress else { return }
-    weight.row(firstRow).update(from: source, count: values.count)
-  }
-
-  public func unpackRows(
-    _ weight: PackedMatrix, firstRow: Int, into values: UnsafeMutableBufferPointer<Float>
-  ) {
-    guard let target = values.baseAddress else { return }
-    target.update(from: weight.row(firstRow), count: values.count)
-  }
-}
-
-extension PackedMatrix {
-  /// Row `index`, `inputs` floats.
-  func row(_ index: Int) -> UnsafeMutablePointer<Float> {
-    address.pointer(to: Float.self) + index * inputs
-  }
 }
 
 /// `sum_i a[i] * b[i]` over `count` elements.

@@ -46,10 +46,10 @@ public final class TensorPool: Sendable {
   }
 
   /// A weight `[outputs, inputs]`, packed `rowsPerCall` rows at a time (all at once when nil).
-  public func weight(_ host: HostTensor<Float>, rowsPerCall: Int? = nil) throws(PolarError) -> PackedMatrix {
-    let bytes = backend.packedByteCount(outputs: host.rows, inputs: host.columns)
-    let base = try block(rows: 1, stride: bytes, used: bytes, fill: 0)
-    let weight = PackedMatrix(base, outputs: host.rows, inputs: host.columns)
+  public func weight(
+    _ host: HostTensor<Float>, format: WeightFormat = .bf16, rowsPerCall: Int? = nil
+  ) throws(PolarError) -> PackedMatrix {
+    let weight = try emptyWeight(outputs: host.rows, inputs: host.columns, format: format)
     var row = 0
     while row < host.rows {
       let end = min(host.rows, row + max(1, rowsPerCall ?? host.rows))
@@ -59,6 +59,29 @@ public final class TensorPool: Sendable {
       row = end
     }
     return weight
+  }
+
+  /// A weight whose rows are given as ggml's blocks of `format`, packed `rowsPerCall` rows at a time.
+  public func weight(
+    blocks: [UInt8], outputs: Int, inputs: Int, format: WeightFormat, rowsPerCall: Int
+  ) throws(PolarError) -> PackedMatrix {
+    let weight = try emptyWeight(outputs: outputs, inputs: inputs, format: format)
+    let rowBytes = blocks.count / outputs
+    for row in stride(from: 0, to: outputs, by: rowsPerCall) {
+      let end = min(outputs, row + rowsPerCall)
+      blocks[row * rowBytes..<end * rowBytes].withUnsafeBytes {
+        backend.packBlocks(weight, firstRow: row, blocks: $0)
+      }
+    }
+    return weight
+  }
+
+  private func emptyWeight(
+    outputs: Int, inputs: Int, format: WeightFormat
+  ) throws(PolarError) -> PackedMatrix {
+    let bytes = backend.packedByteCount(outputs: outputs, inputs: inputs, format: format)
+    let base = try block(rows: 1, stride: bytes, used: bytes, fill: 0)
+    return PackedMatrix(base, outputs: outputs, inputs: inputs, format: format)
   }
 
   /// A cache of one layer, every element of which is `value` (a number that bf16 represents).

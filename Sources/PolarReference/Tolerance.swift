@@ -13,6 +13,10 @@ public enum Tolerance {
   /// size of such a sum, rounding adds up to about `sqrt(K) * 2^-24 = 2e-6`; seven times that is allowed.
   public static let linear: Float = 1.5e-5
 
+  /// A linear layer on quantised weights. The codes of the activations are fixed by ``WeightFormat`` and the sum of a
+  /// group's products is an exact integer, so that what remains is the f32 sum over the groups, as in ``linear``.
+  public static let linearQuantized: Float = linear
+
   /// ``linear`` with activations that bf16 cannot represent, on a backend that rounds them to bf16 (as the AVX-512 and
   /// AMX bf16 instructions need): up to 2^-8 each, random in sign, so that a sum is off by a fraction of 2^-8.
   public static let linearRounded: Float = 0x1p-8

@@ -7,6 +7,8 @@ enum Fault: String, CaseIterable, Sendable {
   case memoryIsNotZeroed = "allocate"
   case packingIgnoresFirstRow = "pack and unpack"
   case weightsLosePrecision = "rounding of weights"
+  case blocksSwapHalves = "int4 blocks"
+  case activationsKeepPrecision = "int8 linear"
   case embedWrapsTokens = "embed"
   case gatherReadsInOrder = "gatherRows"
   case rmsNormIgnoresEpsilon = "rmsNorm"
@@ -73,11 +75,22 @@ final class FaultyBackend: Backend {
   }
   func synchronize() { inner.synchronize() }
 
-  func packedByteCount(outputs: Int, inputs: Int) -> Int {
-    inner.packedByteCount(outputs: outputs, inputs: inputs)
+  var weightFormats: Set<WeightFormat> { inner.weightFormats }
+  func packedByteCount(outputs: Int, inputs: Int, format: WeightFormat) -> Int {
+    inner.packedByteCount(outputs: outputs, inputs: inputs, format: format)
   }
   func packRows(_ weight: PackedMatrix, firstRow: Int, values: UnsafeBufferPointer<Float>) {
     inner.packRows(weight, firstRow: fault == .packingIgnoresFirstRow ? 0 : firstRow, values: values)
+  }
+  func packBlocks(_ weight: PackedMatrix, firstRow: Int, blocks: UnsafeRawBufferPointer) {
+    guard fault == .blocksSwapHalves, weight.format != .int8 else {
+      return inner.packBlocks(weight, firstRow: firstRow, blocks: blocks)
+    }
+    let size = weight.format.blockByteCount ?? 1
+    let swapped = blocks.enumerated().map { index, byte in
+      index % size >= size - 16 ? byte << 4 | byte >> 4 : byte
+    }
+    swapped.withUnsafeBytes { inner.packBlocks(weight, firstRow: firstRow, blocks: $0) }
   }
   func unpackRows(_ weight: PackedMatrix, firstRow: Int, into values: UnsafeMutableBufferPointer<Float>) {
     inner.unpackRows(weight, firstRow: firstRow, into: values)
@@ -87,7 +100,8 @@ final class FaultyBackend: Backend {
   }
 
   func embed(_ out: Tensor, tokens: Tensor, table: PackedMatrix) {
-    let small = PackedMatrix(table.address.advanced(by: 4), outputs: table.outputs, inputs: table.inputs)
+    let small = PackedMatrix(
+      table.address.advanced(by: 4), outputs: table.outputs, inputs: table.inputs, format: table.format)
     inner.embed(out, tokens: tokens, table: fault == .embedWrapsTokens ? small : table)
   }
   func gatherRows(_ out: Tensor, _ x: Tensor, indices: Tensor) {
@@ -119,7 +133,9 @@ final class FaultyBackend: Backend {
     }
   }
   func linear(_ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?) {
-    inner.linear(out, x, weight: weight, bias: bias)
+    // The reference keeps every format as floats, so that it can be told to take them for bf16.
+    let exact = PackedMatrix(weight.address, outputs: weight.outputs, inputs: weight.inputs)
+    inner.linear(out, x, weight: fault == .activationsKeepPrecision ? exact : weight, bias: bias)
     switch fault {
     case .linearDropsLastInput where weight.inputs > 32:
       let k = weight.inputs - 1

@@ -41,7 +41,7 @@ static void linear(polar_context *context) {
   for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
     const int n = shapes[s][0], k = shapes[s][1];
     measure(context);
-    const size_t bytes = (size_t)polar_packed_bytes(n, k);
+    const size_t bytes = (size_t)polar_packed_bytes(n, k, POLAR_WEIGHT_BF16);
     int copies = (int)(300e6 / (double)bytes);
     copies = copies < 1 ? 1 : copies;
     uint16_t *w = polar_memory_allocate(bytes * (size_t)copies);
@@ -61,7 +61,7 @@ static void linear(polar_context *context) {
         const double start = now();
         for (int c = 0; c < calls; c++) {
           polar_linear_args args = {
-            (char *)w + bytes * (size_t)(copy++ % copies), NULL, x, y, k, n, rows[r], k, n};
+            {(char *)w + bytes * (size_t)(copy++ % copies), n, k, POLAR_WEIGHT_BF16}, NULL, x, y, k, n, rows[r]};
           polar_linear(context, &args);
         }
         times[r][round] = (now() - start) / calls;

@@ -29,7 +29,37 @@ static void expect(int good, const char *what, double error) {
   }
 }
 
-static void check_linear(polar_context *one, polar_context *two, double tolerance) {
+// Activations as weights of 8 and 4 bits see them: rounded to 127 steps of the largest in each group of 32.
+static void quantize(float *x, int n) {
+  for (int k = 0; k < n; k += 32) {
+    const int end = k + 32 < n ? k + 32 : n;
+    float top = 0;
+    for (int i = k; i < end; i++) top = fmaxf(top, fabsf(x[i]));
+    for (int i = k; i < end; i++) x[i] = top == 0 ? 0 : rintf(x[i] * (127 / top)) * (top / 127);
+  }
+}
+
+// How far weights may be off after packing, relative to the largest of their group.
+static double rounding(int format) {
+  static const double steps[] = {0, 0.5 / 127 + 1e-3, 1.0 / 8 + 1e-3, 1.0 / 15 + 1e-3};
+  return steps[format];
+}
+
+static void check_packing(polar_context *context, const polar_weight *weight, const float *w, float *back) {
+  polar_unpack_rows(context, weight, 0, weight->outputs, back);
+  double error = 0;
+  for (int64_t row = 0; row < weight->outputs; row++)
+    for (int64_t k = 0; k < weight->inputs; k += 32) {
+      const float *a = w + row * weight->inputs + k, *b = back + row * weight->inputs + k;
+      double top = 1e-6;
+      const int64_t count = weight->inputs - k < 32 ? weight->inputs - k : 32;
+      for (int64_t i = 0; i < count; i++) top = fmax(top, fabs(a[i]));
+      for (int64_t i = 0; i < count; i++) error = fmax(error, fabs(a[i] - b[i]) / top - rounding(weight->format));
+    }
+  expect(error <= 0, "pack", error);
+}
+
+static void check_linear(polar_context *one, polar_context *two, int format, double tolerance) {
   static const int shapes[][2] = {{32, 2}, {1, 6}, {33, 64}, {100, 576}, {576, 1100}, {70, 1536}, {40, 30}};
   static const int rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 31, 64, 97, 200};
   for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
@@ -39,25 +69,31 @@ static void check_linear(polar_context *one, polar_context *two, double toleranc
     for (int i = 0; i < n * k; i++) w[i] = bf16(uniform());
     for (int i = 0; i < most * k; i++) x[i] = uniform();
     for (int i = 0; i < n; i++) bias[i] = uniform();
-    void *packed = polar_memory_allocate(polar_packed_bytes(n, k));
-    polar_pack_rows(one, packed, n, k, 0, n / 2, w);
-    polar_pack_rows(one, packed, n, k, n / 2, n - n / 2, w + n / 2 * k);
+    void *packed = polar_memory_allocate(polar_packed_bytes(n, k, format));
+    const polar_weight weight = {packed, n, k, format};
+    polar_pack_rows(&weight, 0, n / 2, w);
+    polar_pack_rows(&weight, n / 2, n - n / 2, w + n / 2 * k);
     float *back = floats((size_t)n * k);
-    polar_unpack_rows(one, packed, k, 0, n, back);
-    expect(memcmp(back, w, sizeof(float) * n * k) == 0, "pack", 0);
-    polar_linear_args args = {packed, bias, x, all, k, n, most, k, n};
+    check_packing(one, &weight, w, back);
+    int32_t token = n - 1;
+    polar_embed(one, y, k, &token, 1, &weight);
+    expect(memcmp(y, back + (size_t)(n - 1) * k, sizeof(float) * k) == 0, "embed", 0);
+    polar_linear_args args = {weight, bias, x, all, k, n, most};
     polar_linear(one, &args);
+    if (format != POLAR_WEIGHT_BF16)
+      for (int i = 0; i < most; i++) quantize(x + i * k, k);
     double error = 0;
     for (int i = 0; i < most; i++)
       for (int j = 0; j < n; j++) {
         double sum = bias[j], size = 1;
         for (int c = 0; c < k; c++) {
-          sum += (double)x[i * k + c] * w[j * k + c];
-          size += fabs((double)x[i * k + c] * w[j * k + c]);
+          sum += (double)x[i * k + c] * back[j * k + c];
+          size += fabs((double)x[i * k + c] * back[j * k + c]);
         }
         error = fmax(error, fabs(sum - all[i * n + j]) / size);
       }
     expect(error < tolerance, "linear", error);
+    if (format != POLAR_WEIGHT_BF16) polar_linear(one, &args);
     for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
       const int first = below(most - rows[r] + 1);
       args.x = x + first * k;
@@ -296,7 +332,8 @@ static void check(int isa) {
   const int before = failures;
   // AVX-512 rounds activations, queries and probabilities to bf16.
   const double rounded = isa == POLAR_ISA_AVX512 ? 1 : 0;
-  check_linear(one, two, rounded ? 4e-3 : 1e-6);
+  check_linear(one, two, POLAR_WEIGHT_BF16, rounded ? 4e-3 : 1e-6);
+  for (int format = POLAR_WEIGHT_INT8; format <= POLAR_WEIGHT_INT4_AFFINE; format++) check_linear(one, two, format, 1e-6);
   static const int shapes[][3] = {
     {4, 4, 64}, {9, 3, 64}, {8, 8, 32}, {4, 2, 128}, {3, 1, 2}, {2, 2, 6}, {5, 1, 16}, {6, 1, 48}, {7, 1, 80},
     {71, 1, 64}, {2, 1, 24}, {4, 1, 256}, {2, 2, 20}};

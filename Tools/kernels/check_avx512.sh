@@ -1,19 +1,19 @@
 #!/bin/sh
-# Checks the AVX-512 kernels on any x86-64 processor with AVX2: compiles them for AVX2, with the two
-# BF16 instructions in plain C (emulate_avx512.h), and runs check.c on them. Run from the package root.
+# Checks the AVX-512 kernels on any x86-64 processor with AVX2: compiles them for AVX2, with the BF16
+# and VNNI instructions in plain C (emulate_avx512.h), and runs check.c on them. Run from the package root.
 set -e
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp -r Sources/CPolarCPU "$work/sources"
 for file in "$work"/sources/kernels_avx512*.c; do
-  sed -i 's/avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma/avx2,fma/; /#include <immintrin.h>/d' "$file"
+  sed -i '/target(/s/avx512[a-z0-9]*,//g; /#include <immintrin.h>/d' "$file"
 done
 for file in "$work"/sources/*.c; do
   case "$file" in
     *avx512*|*dispatch.c) include="-include Tools/kernels/emulate_avx512.h" ;;
     *) include="" ;;
   esac
-  clang -O2 -mavx2 -mfma -Wno-psabi $include -I"$work/sources/include" -c "$file" -o "$file.o"
+  clang -O2 -mavx2 -mfma -mf16c -Wno-psabi $include -I"$work/sources/include" -c "$file" -o "$file.o"
 done
 clang -O2 -pthread -ISources/CPolarCPU/include Tools/kernels/check.c "$work"/sources/*.o -o "$work/check" -lm
 "$work/check" 2

@@ -1,5 +1,5 @@
 // Included before everything else when the AVX-512 kernels are checked on a processor without AVX-512. The kernels use
-// the compiler's vector types, which it splits for a smaller instruction set, and two BF16 instructions, which follow.
+// the compiler's vector types, which it splits for a smaller instruction set, and the BF16 and VNNI instructions that follow.
 #define __builtin_cpu_supports(feature) 1
 #include <math.h>
 #include <stdint.h>
@@ -42,3 +42,12 @@ static inline emulated_bh256 emulated_cvtneps(emulated_ps512 x) {
   return out;
 }
 #define _mm512_cvtneps_pbh emulated_cvtneps
+
+typedef int32_t emulated_si512 __attribute__((vector_size(64)));
+#define __m512i emulated_si512
+static inline emulated_si512 emulated_dpbusd(emulated_si512 acc, emulated_si512 w, emulated_si512 x) {
+  for (int i = 0; i < 16; i++)
+    for (int j = 0; j < 32; j += 8) acc[i] += (w[i] >> j & 255) * (int8_t)(x[i] >> j & 255);
+  return acc;
+}
+#define _mm512_dpbusd_epi32 emulated_dpbusd

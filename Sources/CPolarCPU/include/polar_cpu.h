@@ -1,7 +1,7 @@
-// CPU kernels of Polar: bf16 weights and KV cache, f32 activations, instruction set chosen at run time.
+// CPU kernels of Polar: weights of 16, 8 and 4 bits, bf16 KV cache, f32 activations, instruction set chosen at run time.
 //
-// All matrices are row-major with a row stride in elements. Weights are packed `[N/32][K/2][32][2]` bf16: 128 bytes
-// per pair of inputs of a panel of 32 outputs, so that a thread reads its panels as one sequential stream.
+// All matrices are row-major with a row stride in elements. Weights are packed in panels of 32 outputs (see weights.c),
+// which a thread reads as one sequential stream.
 // Determinism: one result element is computed by the same chain of operations whatever the number of rows, of
 // threads, or of selected heads; results are bit-identical across all of them for a given instruction set.
 // One call at a time uses the threads of a context; concurrent callers wait for each other.
@@ -54,26 +54,43 @@ int polar_context_threads(const polar_context *context);
 
 // MARK: Weights
 
-// Bytes of a packed weight `[outputs, inputs]`; inputs are even.
-int64_t polar_packed_bytes(int64_t outputs, int64_t inputs);
-// Packs `count` rows of f32 `[count, inputs]` from `first_row` on, rounding to nearest even.
-void polar_pack_rows(
-  polar_context *context, void *weight, int64_t outputs, int64_t inputs, int64_t first_row, int64_t count,
-  const float *values);
+// How a weight is stored. All but bf16 are in groups of 32 inputs, quantised as ggml's block formats of the same
+// content are, and are multiplied with activations that are quantised to 8 bits in groups of 32 as well.
+enum {
+  POLAR_WEIGHT_BF16 = 0,
+  POLAR_WEIGHT_INT8 = 1,         // Q8_0: f16 scale, codes -128...127
+  POLAR_WEIGHT_INT4 = 2,         // Q4_0: f16 scale, codes 0...15 that stand for -8...7
+  POLAR_WEIGHT_INT4_AFFINE = 3,  // Q4_1: f16 scale, f16 minimum, codes 0...15
+};
+
+// A packed weight `[outputs, inputs]`; inputs are even.
+typedef struct {
+  void *data;
+  int64_t outputs, inputs;
+  int32_t format;
+} polar_weight;
+
+// Bytes of a packed weight.
+int64_t polar_packed_bytes(int64_t outputs, int64_t inputs, int format);
+// Packs `count` rows of f32 `[count, inputs]` from `first_row` on, rounding to nearest even. Calls for different rows
+// of one weight may run at the same time. Rows that are never packed are zero if the memory was.
+void polar_pack_rows(const polar_weight *weight, int64_t first_row, int64_t count, const float *values);
+// Packs rows given as ggml's blocks of the weight's format, one after the other; inputs are a multiple of 32.
+void polar_pack_blocks(const polar_weight *weight, int64_t first_row, int64_t count, const void *blocks);
 // Reads `count` rows back as f32 `[count, inputs]`.
 void polar_unpack_rows(
-  polar_context *context, const void *weight, int64_t inputs, int64_t first_row, int64_t count, float *values);
+  polar_context *context, const polar_weight *weight, int64_t first_row, int64_t count, float *values);
 
 // MARK: Dense ops
 
 // `out[i, n] = bias[n] + sum_k x[i, k] * weight[n, k]`; bias may be NULL. inputs <= 524288.
 typedef struct {
-  const void *weight;
+  polar_weight weight;
   const float *bias;
   const float *x;
   float *out;
   int64_t x_stride, out_stride;
-  int64_t rows, inputs, outputs;
+  int64_t rows;
 } polar_linear_args;
 void polar_linear(polar_context *context, const polar_linear_args *args);
 
@@ -118,10 +135,10 @@ void polar_head_norms(polar_context *context, const polar_row_args *args);
 // G = weight `[heads * head_dim, head_dim]`, rows weight_stride apart. head_dim <= 1024.
 void polar_head_deviations(polar_context *context, const polar_row_args *args);
 
-// `out[i, :] = weight[tokens[i], :]` from a packed weight `[*, inputs]`.
+// `out[i, :] = table[tokens[i], :]`.
 void polar_embed(
-  polar_context *context, float *out, int64_t out_stride, const int32_t *tokens, int64_t rows, const void *weight,
-  int64_t inputs);
+  polar_context *context, float *out, int64_t out_stride, const int32_t *tokens, int64_t rows,
+  const polar_weight *table);
 
 // MARK: Attention
 
