@@ -60,12 +60,3 @@ namespace d256 {
 }
 
 }  // namespace
-
-namespace emulator {
-extern const KernelList attention_bf16[] = {
-    {d2::table, std::size(d2::table)},     {d6::table, std::size(d6::table)},   {d16::table, std::size(d16::table)},
-    {d32::table, std::size(d32::table)},   {d48::table, std::size(d48::table)}, {d64::table, std::size(d64::table)},
-    {d80::table, std::size(d80::table)},   {d96::table, std::size(d96::table)}, {d128::table, std::size(d128::table)},
-    {d256::table, std::size(d256::table)}, {nullptr, 0},
-};
-}  // namespace emulator

@@ -1,7 +1,7 @@
-// Makes `table`, the attention kernels for POLAR_HEAD_DIM, in a namespace of its own. Included once per head dim.
+// Registers the attention kernels for POLAR_HEAD_DIM. Included once per head dim, in a namespace of its own.
 #include "../../Sources/CPolarCUDA/kernels/attention.cu"
 
-#define POLAR_ENTRY(name, args) POLAR_EMULATED(POLAR_HEAD_DIM, nullptr, name, args)
+#define POLAR_ENTRY(name, args) POLAR_EMULATED(POLAR_HEAD_DIM, name, args)
 constexpr emulator::Kernel table[] = {
     POLAR_ENTRY(polar_attention_plan, PolarAttentionPlanArgs)
     POLAR_ENTRY(polar_attention_decode, PolarAttentionDecodeArgs)
@@ -9,4 +9,5 @@ constexpr emulator::Kernel table[] = {
     POLAR_ENTRY(polar_attention_prefill, PolarAttentionPrefillArgs)
     POLAR_ENTRY(polar_store_kv, PolarStoreKVArgs)
 };
+const emulator::Registration registration(table);
 #undef POLAR_ENTRY

@@ -8,22 +8,9 @@
 
 namespace emulator {
 
-// Lists end with a null list.
-extern const KernelList attention_bf16[], kernels_bf16[], kernels_f16[];
-
-static const KernelList *const all_lists[] = {attention_bf16, kernels_bf16, kernels_f16};
-
-/// Calls `use` for every kernel until it returns true.
-template <class Use>
-static const Kernel *find_kernel(Use use) {
-  for (const KernelList *list : all_lists) {
-    for (; list->kernels; list++) {
-      for (size_t i = 0; i < list->count; i++) {
-        if (use(list->kernels[i])) return &list->kernels[i];
-      }
-    }
-  }
-  return nullptr;
+std::vector<Kernel> &kernels() {
+  static std::vector<Kernel> list;
+  return list;
 }
 
 static bool same(const char *a, const char *b) { return a == b || (a && b && std::strcmp(a, b) == 0); }
@@ -31,10 +18,13 @@ static bool same(const char *a, const char *b) { return a == b || (a && b && std
 }  // namespace emulator
 
 extern "C" int polar_emulator_launch(const PolarEmulatorLaunch *launch, char *message, unsigned long capacity) {
-  const emulator::Kernel *kernel = emulator::find_kernel([&](const emulator::Kernel &k) {
-    return emulator::same(k.name, launch->kernel) && (k.head_dim == 0 || k.head_dim == launch->head_dim) &&
-           k.element_f16 == launch->element_f16 && emulator::same(k.mutation, launch->mutation);
-  });
+  const emulator::Kernel *kernel = nullptr;
+  for (const emulator::Kernel &k : emulator::kernels()) {
+    if (emulator::same(k.name, launch->kernel) && (k.head_dim == 0 || k.head_dim == launch->head_dim) &&
+        k.element_f16 == launch->element_f16 && emulator::same(k.mutation, launch->mutation)) {
+      kernel = &k;
+    }
+  }
   if (!kernel) {
     std::snprintf(
         message, capacity, "no kernel %s for head dim %d, %s%s%s", launch->kernel, launch->head_dim,
@@ -56,12 +46,9 @@ extern "C" int polar_emulator_launch(const PolarEmulatorLaunch *launch, char *me
 }
 
 extern "C" const char *polar_emulator_mutation(int index) {
-  const char *name = nullptr;
-  emulator::find_kernel([&](const emulator::Kernel &k) {
-    // A fault has several kernels; the first stands for it.
-    if (!k.mutation || std::strcmp(k.name, "polar_attention_plan") != 0 || index-- > 0) return false;
-    name = k.mutation;
-    return true;
-  });
-  return name;
+  for (const emulator::Kernel &k : emulator::kernels()) {
+    // A fault is planted in several kernels; this one is in all of them.
+    if (k.mutation && std::strcmp(k.name, "polar_attention_decode") == 0 && index-- == 0) return k.mutation;
+  }
+  return nullptr;
 }

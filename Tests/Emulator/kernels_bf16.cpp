@@ -6,7 +6,3 @@
 namespace {
 #include "kernels_table.h"
 }
-
-namespace emulator {
-extern const KernelList kernels_bf16[] = {{table, std::size(table)}, {nullptr, 0}};
-}

@@ -21,8 +21,3 @@ namespace d128 {
 }
 
 }  // namespace
-
-namespace emulator {
-extern const KernelList kernels_f16[] = {
-    {table, std::size(table)}, {d64::table, std::size(d64::table)}, {d128::table, std::size(d128::table)}, {nullptr, 0}};
-}

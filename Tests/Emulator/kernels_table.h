@@ -1,4 +1,4 @@
-// Makes `table`, all kernels that have no head dim. Included once per element type, in a namespace.
+// Registers all kernels that have no head dim. Included once per element type, in a namespace.
 #include "../../Sources/CPolarCUDA/kernels/dense.cu"
 #include "../../Sources/CPolarCUDA/kernels/linear.cu"
 #include "../../Sources/CPolarCUDA/kernels/selective.cu"
@@ -6,9 +6,10 @@
 
 #define POLAR_ENTRY(file, name, args) POLAR_ENTRY_##file(name, args)
 #define POLAR_ENTRY_attention(name, args)
-#define POLAR_ENTRY_dense(name, args) POLAR_EMULATED(0, nullptr, name, args)
-#define POLAR_ENTRY_linear(name, args) POLAR_EMULATED(0, nullptr, name, args)
-#define POLAR_ENTRY_selective(name, args) POLAR_EMULATED(0, nullptr, name, args)
-#define POLAR_ENTRY_routing(name, args) POLAR_EMULATED(0, nullptr, name, args)
+#define POLAR_ENTRY_dense(name, args) POLAR_EMULATED(0, name, args)
+#define POLAR_ENTRY_linear(name, args) POLAR_EMULATED(0, name, args)
+#define POLAR_ENTRY_selective(name, args) POLAR_EMULATED(0, name, args)
+#define POLAR_ENTRY_routing(name, args) POLAR_EMULATED(0, name, args)
 constexpr emulator::Kernel table[] = {POLAR_CUDA_KERNELS(POLAR_ENTRY)};
+const emulator::Registration registration(table);
 #undef POLAR_ENTRY

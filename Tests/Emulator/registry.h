@@ -1,6 +1,7 @@
 // Which kernels the emulator can run.
 #pragma once
 #include <cstddef>
+#include <vector>
 
 namespace emulator {
 
@@ -14,10 +15,14 @@ struct Kernel {
   void (*run)(const void *args);
 };
 
-/// A list of kernels, one for each file that makes some.
-struct KernelList {
-  const Kernel *kernels;
-  size_t count;
+/// All kernels that the emulator's files register as they are loaded.
+std::vector<Kernel> &kernels();
+
+struct Registration {
+  template <size_t COUNT>
+  explicit Registration(const Kernel (&table)[COUNT]) {
+    kernels().insert(kernels().end(), table, table + COUNT);
+  }
 };
 
 template <class Args, void (*KERNEL_FUNCTION)(const Args &)>
@@ -27,5 +32,10 @@ void run_kernel(const void *args) {
 
 }  // namespace emulator
 
-#define POLAR_EMULATED(dim, mutation, name, args) \
-  {#name, dim, POLAR_ELEMENT_F16, mutation, sizeof(args), emulator::run_kernel<args, name>},
+/// The fault of a file that plants one.
+#ifndef POLAR_MUTATION
+#define POLAR_MUTATION nullptr
+#endif
+
+#define POLAR_EMULATED(dim, name, args) \
+  {#name, dim, POLAR_ELEMENT_F16, POLAR_MUTATION, sizeof(args), emulator::run_kernel<args, name>},
