@@ -83,11 +83,19 @@ let package = Package(
       swiftSettings: settings),
     // Counts allocations in the test executable.
     .target(name: "CMallocCounter", path: "Tests/CMallocCounter"),
+    // Runs the CUDA kernels on the CPU. Optimised in every build: it executes them thread by thread.
+    .target(
+      name: "CPolarEmulator", path: "Tests/Emulator",
+      cxxSettings: [
+        .headerSearchPath("../../Sources/CPolarCUDA/include"), .unsafeFlags(["-O2"]),
+      ]),
     tests("PolarCoreTests", ["PolarCore"]),
     tests("PolarFormatsTests", ["PolarFormats"]),
     tests("PolarReferenceTests", ["PolarReference"]),
     tests("PolarCPUTests", ["PolarCPU", "PolarReference"]),
-    tests("PolarCUDATests", ["PolarCUDA", "PolarReference"]),
+    tests(
+      "PolarCUDATests",
+      ["PolarCUDA", "CPolarCUDA", "CPolarEmulator", "PolarCore", "PolarReference"]),
     tests("PolarSparsityTests", ["PolarSparsity", "PolarReference", "PolarCPU"]),
     tests("PolarTokenizerTests", ["PolarTokenizer"]),
     tests("PolarModelsTests", ["PolarModels", "PolarReference", "PolarCPU"]),
@@ -100,5 +108,6 @@ let package = Package(
     tests("PolarCalibrationTests", ["PolarCalibration", "PolarReference", "PolarCPU"]),
     tests("PolarTests", ["Polar"]),
   ],
-  swiftLanguageModes: [.v6]
+  swiftLanguageModes: [.v6],
+  cxxLanguageStandard: .cxx17
 )
