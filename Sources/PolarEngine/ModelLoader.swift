@@ -52,30 +52,45 @@ public enum ModelLoader {
       fingerprint: try file.fingerprint())
   }
 
-  /// The tokenizer of an opened model: from GGUF metadata, or `tokenizer.json` or `vocab.json` with `merges.txt` beside
-  /// the weights.
+  /// The tokenizer of an opened model: from GGUF metadata, or from the first of these beside the weights:
+  /// `tokenizer.json`, `tokenizer.model` (SentencePiece or tiktoken ranks), `vocab.json` with `merges.txt`.
   /// - Throws: A ``PolarError`` that names the file and what is wrong with it.
   public static func tokenizer(of file: ModelFile, at url: URL) throws(PolarError) -> Tokenizer {
     if let gguf = file.gguf {
       let vocabulary = try gguf.vocabulary()
-      guard vocabulary.model == "gpt2" else {
-        throw .unsupported(path: url.path, what: "the tokenizer model '\(vocabulary.model)' (known: gpt2)")
-      }
-      return try Tokenizer(
-        gguf: GGUFVocabulary(
-          tokens: vocabulary.tokens, types: vocabulary.tokenTypes, merges: vocabulary.merges,
-          pre: vocabulary.pre ?? "", bosToken: vocabulary.bos, eosToken: vocabulary.eos,
-          addBOS: vocabulary.addBOS ?? false, path: url.path))
+      var metadata = GGUFVocabulary(
+        tokens: vocabulary.tokens, types: vocabulary.tokenTypes, merges: vocabulary.merges,
+        pre: vocabulary.pre ?? "", bosToken: vocabulary.bos, eosToken: vocabulary.eos,
+        addBOS: vocabulary.addBOS, path: url.path)
+      metadata.model = vocabulary.model
+      metadata.scores = vocabulary.scores
+      metadata.addsSpacePrefix = vocabulary.addSpacePrefix
+      return try Tokenizer(gguf: metadata)
     }
-    if let json = file.tokenizerJSON {
+    return try tokenizer(in: file.directory)
+  }
+
+  /// The tokenizer of a folder in Hugging Face layout.
+  /// - Throws: A ``PolarError`` that names the file and what is wrong with it.
+  public static func tokenizer(in directory: URL) throws(PolarError) -> Tokenizer {
+    func existing(_ name: String) -> URL? {
+      let url = directory.appendingPathComponent(name)
+      return FileManager.default.fileExists(atPath: url.path) ? url : nil
+    }
+    if let json = existing("tokenizer.json") {
       return try Tokenizer(json: try read(json), path: json.path)
     }
-    let vocabulary = file.directory.appendingPathComponent("vocab.json")
-    let merges = file.directory.appendingPathComponent("merges.txt")
-    guard FileManager.default.fileExists(atPath: vocabulary.path) else {
+    if let model = existing("tokenizer.model") {
+      var settings = TokenizerSettings()
+      if let config = existing("tokenizer_config.json") {
+        settings = try TokenizerSettings(json: try read(config), path: config.path)
+      }
+      return try Tokenizer(model: try read(model), settings: settings, path: model.path)
+    }
+    guard let vocabulary = existing("vocab.json"), let merges = existing("merges.txt") else {
       throw .file(
-        path: file.directory.path,
-        reason: "neither tokenizer.json nor vocab.json and merges.txt in this folder")
+        path: directory.path,
+        reason: "none of tokenizer.json, tokenizer.model, or vocab.json with merges.txt in this folder")
     }
     return try Tokenizer(
       vocabJSON: try read(vocabulary), merges: String(decoding: try read(merges), as: UTF8.self),

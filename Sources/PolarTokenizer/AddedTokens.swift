@@ -56,8 +56,15 @@ struct AddedTokenMatcher: Sendable {
     return nodes.count - 1
   }
 
+  /// The length of the longest content that begins at `index`.
+  func longestContent(in text: [UInt8], at index: Int) -> Int? {
+    guard roots[Int(text[index])] != 0, let match = longest(in: text, at: index) else { return nil }
+    return tokens[match].content.count
+  }
+
   /// Cuts well-formed text at the added tokens in it.
-  func segments(of text: [UInt8]) -> [Segment] {
+  /// - Parameter ignoresSpecial: leave special tokens as text.
+  func segments(of text: [UInt8], ignoresSpecial: Bool = false) -> [Segment] {
     guard !tokens.isEmpty, !text.isEmpty else { return [Segment(token: nil, range: 0..<text.count)] }
     var segments: [Segment] = []
     var done = 0
@@ -70,6 +77,7 @@ struct AddedTokenMatcher: Sendable {
       let token = tokens[match]
       let (lower, upper) = (index, index + token.content.count)
       index = upper
+      if ignoresSpecial, token.isSpecial { continue }
       if token.isSingleWord, touchesWord(text, lower, upper) { continue }
       // White space that a token before took along is gone.
       let start = max(token.stripsLeft ? spaceStart(text, before: lower) : lower, done)

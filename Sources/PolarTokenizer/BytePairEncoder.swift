@@ -1,4 +1,4 @@
-/// Byte-pair encoding of one word at a time: the pair of lowest rank, leftmost first, is merged until none is
+/// Pair encoding of one word at a time: the pair of lowest rank, leftmost first, is merged until none is
 /// left (Sennrich et al. 2016, section 3.2), in O(n log n) for n symbols.
 ///
 /// Long words are encoded part by part in memory that stays in the processor's cache, and exactly. A sequence of
@@ -34,23 +34,61 @@ struct BytePairEncoder: Sendable {
     var next: Int32
   }
 
-  /// The id of each single byte, -1 where the vocabulary has none.
-  let byteTokens: [Int32]
-  let merges: MergeTable
-  /// Stands for bytes that have no token; without it they are left out.
-  let unknownToken: Int32?
-  /// Neighbouring unknown bytes become one unknown token.
-  let fusesUnknown: Bool
-  /// Words that are tokens are taken whole.
-  let ignoresMerges: Bool
-  let vocabulary: Vocabulary
+  /// What the symbols are before any merge.
+  enum Alphabet: Sendable {
+    /// Bytes: the id of each, -1 for those that the vocabulary lacks. Spellings are in the byte alphabet.
+    case spelledBytes([Int32])
+    /// Bytes, with spellings that are the bytes themselves.
+    case bytes([Int32])
+    /// Scalars.
+    case characters(CharacterAlphabet)
+  }
 
-  /// Appends the ids of the word that is `text[range]`.
+  let vocabulary: Vocabulary
+  let alphabet: Alphabet
+  let merges: MergeTable
+  /// Stands for symbols that have no token; without it they are left out.
+  var unknownToken: Int32?
+  /// Neighbouring unknown symbols become one unknown token.
+  var fusesUnknown = false
+  /// Words that are tokens are taken whole.
+  var ignoresMerges = false
+  /// Scalars without a token that tokens are merged from: symbols with the ids from the vocabulary's upper bound on.
+  /// What is left of them after the merges is unknown.
+  var mergeableScalars: [Unicode.Scalar] = []
+  /// A scalar before which a word may be cut where another one stands before it, because no token has it there.
+  /// The pieces are small, and most of them have been seen before.
+  var wordMark: [UInt8]?
+
+  /// Appends the ids of `text[range]`.
   func encode(
     _ text: [UInt8], _ range: Range<Int>, into output: inout [Int32], scratch: inout Scratch
   ) {
-    if range.count == 1, byteTokens[Int(text[range.lowerBound])] >= 0 {
-      output.append(byteTokens[Int(text[range.lowerBound])])
+    guard let wordMark else { return encodeWord(text, range, into: &output, scratch: &scratch) }
+    var start = range.lowerBound
+    var index = start
+    var isAfterMark = true
+    while index < range.upperBound {
+      let isMark =
+        text[index] == wordMark[0] && index + wordMark.count <= range.upperBound
+        && text[index..<index + wordMark.count].elementsEqual(wordMark)
+      if isMark, !isAfterMark {
+        encodeWord(text, start..<index, into: &output, scratch: &scratch)
+        start = index
+      }
+      isAfterMark = isMark
+      index += UTF8Text.length(lead: text[index])
+    }
+    if start < range.upperBound {
+      encodeWord(text, start..<range.upperBound, into: &output, scratch: &scratch)
+    }
+  }
+
+  private func encodeWord(
+    _ text: [UInt8], _ range: Range<Int>, into output: inout [Int32], scratch: inout Scratch
+  ) {
+    if range.count == 1, case .spelledBytes(let ids) = alphabet, ids[Int(text[range.lowerBound])] >= 0 {
+      output.append(ids[Int(text[range.lowerBound])])
       return
     }
     if range.count <= WordCache.wordLimit {
@@ -58,10 +96,13 @@ struct BytePairEncoder: Sendable {
       if scratch.cache.append(text, range, hash: hash, to: &output) { return }
       let start = output.count
       merge(text, range, into: &output, scratch: &scratch)
+      resolveUnknown(&output, from: start)
       scratch.cache.store(text, range, hash: hash, ids: output[start...])
       return
     }
+    let start = output.count
     encodeLong(text, range, into: &output, scratch: &scratch)
+    resolveUnknown(&output, from: start)
   }
 
   private func merge(
@@ -109,19 +150,64 @@ struct BytePairEncoder: Sendable {
     (scratch.initial, scratch.symbols, scratch.entries) = ([], [], [])
   }
 
-  /// Sets `initial` to the tokens of a word's bytes.
+  /// Sets `initial` to the symbols of a word.
   private func fillInitial(_ text: [UInt8], _ range: Range<Int>, _ initial: inout [Int32]) {
     initial.removeAll(keepingCapacity: true)
     initial.reserveCapacity(range.count)
-    var previousIsUnknown = false
-    for index in range {
-      let id = byteTokens[Int(text[index])]
-      if id >= 0 {
-        initial.append(id)
-      } else if let unknownToken, !(fusesUnknown && previousIsUnknown) {
-        initial.append(unknownToken)
+    // An unknown token that waits for its neighbours.
+    var isPending = false
+    func takeUnknown() {
+      guard let unknownToken else { return }
+      if isPending, !fusesUnknown { initial.append(unknownToken) }
+      isPending = true
+    }
+    func take(_ id: Int32) {
+      if isPending, let unknownToken { initial.append(unknownToken) }
+      isPending = false
+      initial.append(id)
+    }
+    switch alphabet {
+    case .spelledBytes(let ids), .bytes(let ids):
+      for index in range {
+        let id = ids[Int(text[index])]
+        if id >= 0 { take(id) } else { takeUnknown() }
       }
-      previousIsUnknown = id < 0
+    case .characters(let characters):
+      var index = range.lowerBound
+      while index < range.upperBound {
+        let (scalar, count) = UTF8Text.scalar(in: text, at: index)
+        let id = characters.token(scalar)
+        if id >= 0 {
+          take(id)
+        } else if !characters.appendBytes(text, index..<index + count, to: &initial) {
+          takeUnknown()
+        }
+        index += count
+      }
+    }
+    if isPending, let unknownToken { initial.append(unknownToken) }
+  }
+
+  /// Replaces what is left of scalars without a token by byte tokens or the unknown token.
+  private func resolveUnknown(_ output: inout [Int32], from start: Int) {
+    guard !mergeableScalars.isEmpty, case .characters(let characters) = alphabet else { return }
+    let bound = Int32(vocabulary.upperBound)
+    guard output[start...].contains(where: { $0 >= bound }) else { return }
+    let ids = Array(output[start...])
+    output.removeSubrange(start...)
+    for id in ids {
+      if id >= bound {
+        let bytes = Array(String(mergeableScalars[Int(id - bound)]).utf8)
+        if characters.appendBytes(bytes, 0..<bytes.count, to: &output) { continue }
+      }
+      guard id >= bound || id == unknownToken else {
+        output.append(id)
+        continue
+      }
+      guard let unknownToken, !(fusesUnknown && output.count > start && output.last == unknownToken) else {
+        continue
+      }
+      output.append(unknownToken)
     }
   }
 
@@ -183,6 +269,7 @@ struct BytePairEncoder: Sendable {
   /// The token that is the whole word, if there is one.
   private func wholeWord(_ text: [UInt8], _ range: Range<Int>) -> Int32? {
     guard range.count <= 1 << 12 else { return nil }
+    guard case .spelledBytes = alphabet else { return vocabulary.id(of: text[range]) }
     var spelling: [UInt8] = []
     for byte in text[range] { spelling.append(contentsOf: ByteAlphabet.spellings[Int(byte)]) }
     return vocabulary.id(of: spelling[...])

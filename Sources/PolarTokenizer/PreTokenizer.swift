@@ -17,6 +17,25 @@ struct PreTokenizer: Sendable {
     case digitRuns
     /// Each occurrence of a string is a match.
     case literal([UInt8])
+    /// Each scalar of white space is a match.
+    case whitespace
+    /// A piece begins at each occurrence of a string.
+    case before([UInt8])
+  }
+
+  /// Where a mark is put before a text that does not begin with one.
+  enum Prepend: Sendable, Equatable {
+    case always
+    /// Only before the first piece of the whole text.
+    case first
+    case never
+  }
+
+  /// Spaces made visible.
+  struct Marks: Sendable, Equatable {
+    /// What stands for a space.
+    var mark: [UInt8]
+    var prepend: Prepend
   }
 
   /// One cut.
@@ -28,6 +47,8 @@ struct PreTokenizer: Sendable {
     var isInverted = false
     /// A piece that does not begin with a space gets one before it is cut.
     var addsPrefixSpace = false
+    /// Spaces are replaced before the piece is cut.
+    var marks: Marks?
   }
 
   /// The patterns that tokenizer files spell out, with the scanners that stand for them.
@@ -51,26 +72,45 @@ struct PreTokenizer: Sendable {
   }
 
   /// Calls `body` for each word of a range of well-formed UTF-8 text, in order. The array given to `body` is
-  /// another one than `text` where a stage adds a space.
-  func forEachWord(in text: [UInt8], _ range: Range<Int>, _ body: (_ text: [UInt8], Range<Int>) -> Void) {
-    apply(0, text, range, body)
+  /// another one than `text` where a stage adds a space or replaces it.
+  /// - Parameter isFirst: the range is the beginning of the whole text.
+  func forEachWord(
+    in text: [UInt8], _ range: Range<Int>, isFirst: Bool, _ body: (_ text: [UInt8], Range<Int>) -> Void
+  ) {
+    apply(0, text, range, isFirst, body)
   }
 
   private func apply(
-    _ index: Int, _ text: [UInt8], _ range: Range<Int>, _ body: ([UInt8], Range<Int>) -> Void
+    _ index: Int, _ text: [UInt8], _ range: Range<Int>, _ isFirst: Bool, _ body: ([UInt8], Range<Int>) -> Void
   ) {
     guard !range.isEmpty else { return }
     guard index < stages.count else { return body(text, range) }
-    if stages[index].addsPrefixSpace, text[range.lowerBound] != 0x20 {
+    if let marks = stages[index].marks {
+      let marked = Self.marked(text[range], marks, isFirst: isFirst)
+      cut(index, marked, 0..<marked.count, isFirst, body)
+    } else if stages[index].addsPrefixSpace, text[range.lowerBound] != 0x20 {
       let prefixed = [0x20] + text[range]
-      cut(index, prefixed, 0..<prefixed.count, body)
+      cut(index, prefixed, 0..<prefixed.count, isFirst, body)
     } else {
-      cut(index, text, range, body)
+      cut(index, text, range, isFirst, body)
     }
   }
 
+  private static func marked(_ text: ArraySlice<UInt8>, _ marks: Marks, isFirst: Bool) -> [UInt8] {
+    var output: [UInt8] = []
+    output.reserveCapacity(text.count + text.count / 2 + marks.mark.count)
+    let isPrefixed = marks.prepend == .always || marks.prepend == .first && isFirst
+    if isPrefixed, text.first != 0x20, !text.starts(with: marks.mark) {
+      output.append(contentsOf: marks.mark)
+    }
+    for byte in text {
+      if byte == 0x20 { output.append(contentsOf: marks.mark) } else { output.append(byte) }
+    }
+    return output
+  }
+
   private func cut(
-    _ index: Int, _ text: [UInt8], _ range: Range<Int>, _ body: ([UInt8], Range<Int>) -> Void
+    _ index: Int, _ text: [UInt8], _ range: Range<Int>, _ isFirst: Bool, _ body: ([UInt8], Range<Int>) -> Void
   ) {
     let stage = stages[index]
     let isLast = index + 1 == stages.count
@@ -78,7 +118,11 @@ struct PreTokenizer: Sendable {
     while start < range.upperBound {
       let (end, isMatch) = piece(stage.scanner, text, start, range.upperBound)
       if !(stage.removesMatches && isMatch != stage.isInverted) {
-        if isLast { body(text, start..<end) } else { apply(index + 1, text, start..<end, body) }
+        if isLast {
+          body(text, start..<end)
+        } else {
+          apply(index + 1, text, start..<end, isFirst && start == range.lowerBound, body)
+        }
       }
       start = end
     }
@@ -97,6 +141,8 @@ struct PreTokenizer: Sendable {
     case .digitTriples: digits(text, start, end, atMost: 3)
     case .digitRuns: digits(text, start, end, atMost: .max)
     case .literal(let string): literal(string, text, start, end)
+    case .whitespace: whitespaceScalar(text, start, end)
+    case .before(let string): (next(string, text, start + 1, end), true)
     }
   }
 
@@ -194,17 +240,32 @@ struct PreTokenizer: Sendable {
     return (index, isMatch)
   }
 
+  /// One scalar of white space (a match), or what stands before the next one.
+  private func whitespaceScalar(_ text: [UInt8], _ start: Int, _ end: Int) -> (end: Int, isMatch: Bool) {
+    let (kind, count) = classifier.classify(text, at: start)
+    if kind.isWhitespace { return (start + count, true) }
+    var index = start + count
+    while index < end, case let (kind, count) = classifier.classify(text, at: index), !kind.isWhitespace {
+      index += count
+    }
+    return (index, false)
+  }
+
   /// The string (a match), or what stands before its next occurrence.
   private func literal(
     _ string: [UInt8], _ text: [UInt8], _ start: Int, _ end: Int
   ) -> (end: Int, isMatch: Bool) {
+    let index = next(string, text, start, end)
+    return index == start ? (start + string.count, true) : (index, false)
+  }
+
+  /// The next place from `start` at which a string stands, or `end`.
+  private func next(_ string: [UInt8], _ text: [UInt8], _ start: Int, _ end: Int) -> Int {
     var index = start
     while index + string.count <= end {
-      if text[index..<index + string.count].elementsEqual(string) {
-        return index == start ? (index + string.count, true) : (index, false)
-      }
+      if text[index] == string[0], text[index..<index + string.count].elementsEqual(string) { return index }
       index += 1
     }
-    return (end, false)
+    return end
   }
 }

@@ -2,20 +2,23 @@ public import Foundation
 public import PolarCore
 import Synchronization
 
-/// A byte-level byte-pair tokenizer: text to token ids and back, id for id as Hugging Face `tokenizers` does it.
+/// A tokenizer: text to token ids and back, id for id as the library that the file is made for does it: Hugging Face
+/// `tokenizers`, SentencePiece or tiktoken.
 ///
 /// It is immutable and may be used from any number of threads at once.
 public final class Tokenizer: Sendable {
   /// Everything a tokenizer file says, read and checked.
   struct Parts: Sendable {
     var vocabulary: Vocabulary
-    var merges: MergeTable
+    var model: Model
     var preTokenizer: PreTokenizer
-    var normalizer = Normalizer.none
+    var normalizer = Normalizer()
     var added: [AddedToken] = []
-    var unknownToken: Int32?
-    var fusesUnknown = false
-    var ignoresMerges = false
+    /// Tokens that are found in normalised text as they are.
+    var symbols: [AddedToken] = []
+    /// The normalizer takes bytes that are not UTF-8.
+    var normalizesAnyBytes = false
+    var decoding = DecodingRules()
     /// Ids put before and after a text.
     var prefix: [Int32] = []
     var suffix: [Int32] = []
@@ -23,11 +26,19 @@ public final class Tokenizer: Sendable {
     var eosTokens: [Int32] = []
   }
 
+  /// How words become tokens.
+  enum Model: Sendable {
+    case bytePairs(BytePairEncoder)
+    case unigram(UnigramEncoder)
+  }
+
   /// Scratch memories kept for later calls, at most.
   private static let keptScratches = 8
 
-  private let vocabulary: Vocabulary
-  private let encoder: BytePairEncoder
+  let vocabulary: Vocabulary
+  let decoding: DecodingRules
+  private let model: Model
+  private let normalizesAnyBytes: Bool
   private let preTokenizer: PreTokenizer
   private let normalizer: Normalizer
   private let rawMatcher: AddedTokenMatcher
@@ -46,10 +57,9 @@ public final class Tokenizer: Sendable {
 
   init(_ parts: Parts) {
     vocabulary = parts.vocabulary
-    encoder = BytePairEncoder(
-      byteTokens: ByteAlphabet.spellings.map { parts.vocabulary.id(of: $0[...]) ?? -1 },
-      merges: parts.merges, unknownToken: parts.unknownToken, fusesUnknown: parts.fusesUnknown,
-      ignoresMerges: parts.ignoresMerges, vocabulary: parts.vocabulary)
+    model = parts.model
+    decoding = parts.decoding
+    normalizesAnyBytes = parts.normalizesAnyBytes
     preTokenizer = parts.preTokenizer
     normalizer = parts.normalizer
     rawMatcher = AddedTokenMatcher(parts.added.filter { !$0.isNormalized })
@@ -58,7 +68,7 @@ public final class Tokenizer: Sendable {
         var token = token
         token.content = parts.normalizer.apply(token.content)
         return token
-      })
+      } + parts.symbols)
     specialTokens = Set(parts.added.filter(\.isSpecial).map(\.id))
     prefix = parts.prefix
     suffix = parts.suffix
@@ -82,36 +92,52 @@ public final class Tokenizer: Sendable {
 
   // MARK: Encoding
 
-  /// The token ids of a text. Added tokens in the text, special ones too, become their ids.
-  /// - Parameter addSpecialTokens: put the file's begin (and end) tokens around the text.
-  public func encode(_ text: String, addSpecialTokens: Bool = true) -> [Int32] {
-    encode(wellFormed: Array(text.utf8), addSpecialTokens)
+  /// The token ids of a text.
+  /// - Parameters:
+  ///   - addSpecialTokens: put the file's begin (and end) tokens around the text.
+  ///   - parseSpecialTokens: let special tokens that are spelled in the text, like `<|im_end|>`, become their ids; without
+  ///     it they are ordinary text, as text from outside should be. Other added tokens become their ids in any case.
+  public func encode(
+    _ text: String, addSpecialTokens: Bool = true, parseSpecialTokens: Bool = true
+  ) -> [Int32] {
+    encode(Array(text.utf8), addSpecialTokens, parseSpecialTokens)
   }
 
-  /// The token ids of UTF-8 bytes; what is ill-formed counts as U+FFFD, one for each maximal subpart, as
-  /// Python's `bytes.decode("utf-8", "replace")` has it.
-  /// - Parameter addSpecialTokens: put the file's begin (and end) tokens around the text.
-  public func encode(bytes: some Collection<UInt8>, addSpecialTokens: Bool = true) -> [Int32] {
-    encode(wellFormed: UTF8Text.repaired(Array(bytes)), addSpecialTokens)
+  /// The token ids of UTF-8 bytes; what is ill-formed counts as U+FFFD: one for each maximal subpart, as Python's
+  /// `bytes.decode("utf-8", "replace")` has it, or with a SentencePiece model one for each byte.
+  /// - Parameters:
+  ///   - addSpecialTokens: put the file's begin (and end) tokens around the text.
+  ///   - parseSpecialTokens: let special tokens that are spelled in the text become their ids.
+  public func encode(
+    bytes: some Collection<UInt8>, addSpecialTokens: Bool = true, parseSpecialTokens: Bool = true
+  ) -> [Int32] {
+    let text = normalizesAnyBytes ? Array(bytes) : UTF8Text.repaired(Array(bytes))
+    return encode(text, addSpecialTokens, parseSpecialTokens)
   }
 
-  private func encode(wellFormed text: [UInt8], _ addSpecialTokens: Bool) -> [Int32] {
+  private func encode(
+    _ text: [UInt8], _ addSpecialTokens: Bool, _ parseSpecialTokens: Bool
+  ) -> [Int32] {
     var scratch = scratches.withLock { $0.popLast() } ?? BytePairEncoder.Scratch()
     var output: [Int32] = addSpecialTokens ? prefix : []
     output.reserveCapacity(text.count / 4 + 8)
-    for segment in rawMatcher.segments(of: text) {
+    for segment in rawMatcher.segments(of: text, ignoresSpecial: !parseSpecialTokens) {
       if let token = segment.token {
         output.append(token)
-      } else if normalizer == .none, normalizedMatcher.isEmpty {
-        encodeWords(text, segment.range, &output, &scratch)
-      } else {
-        let normalized = normalizer.apply(Array(text[segment.range]))
-        for segment in normalizedMatcher.segments(of: normalized) {
-          if let token = segment.token {
-            output.append(token)
-          } else {
-            encodeWords(normalized, segment.range, &output, &scratch)
-          }
+        continue
+      }
+      let isFirst = segment.range.lowerBound == 0
+      if normalizer.isIdentity, normalizedMatcher.isEmpty {
+        encodeWords(text, segment.range, isFirst: isFirst, &output, &scratch)
+        continue
+      }
+      let normalized = normalizer.apply(Array(text[segment.range]))
+      for segment in normalizedMatcher.segments(of: normalized, ignoresSpecial: !parseSpecialTokens) {
+        if let token = segment.token {
+          output.append(token)
+        } else {
+          encodeWords(
+            normalized, segment.range, isFirst: isFirst && segment.range.lowerBound == 0, &output, &scratch)
         }
       }
     }
@@ -121,24 +147,34 @@ public final class Tokenizer: Sendable {
   }
 
   private func encodeWords(
-    _ text: [UInt8], _ range: Range<Int>, _ output: inout [Int32], _ scratch: inout BytePairEncoder.Scratch
+    _ text: [UInt8], _ range: Range<Int>, isFirst: Bool, _ output: inout [Int32],
+    _ scratch: inout BytePairEncoder.Scratch
   ) {
-    preTokenizer.forEachWord(in: text, range) { text, word in
-      encoder.encode(text, word, into: &output, scratch: &scratch)
+    preTokenizer.forEachWord(in: text, range, isFirst: isFirst) { text, word in
+      switch model {
+      case .bytePairs(let encoder): encoder.encode(text, word, into: &output, scratch: &scratch)
+      case .unigram(let encoder): encoder.encode(text, word, into: &output)
+      }
     }
   }
 
   // MARK: Decoding
 
-  /// The text of token ids. Bytes that are not UTF-8 become U+FFFD, one for each maximal subpart; ids out of range
-  /// and holes count as nothing.
+  /// The text of token ids. Bytes that are not UTF-8 become U+FFFD, as many as the library gives that the file is made
+  /// for; ids out of range and holes count as nothing.
   /// - Parameter skipSpecialTokens: leave control tokens out.
   public func decode(_ ids: some Sequence<Int32>, skipSpecialTokens: Bool = true) -> String {
     var bytes: [UInt8] = []
-    for id in ids where !(skipSpecialTokens && specialTokens.contains(id)) {
-      bytes.append(contentsOf: vocabulary.bytes(of: id))
+    var assembler = TextAssembler(decoding, holdsRuns: true)
+    for id in ids {
+      if skipSpecialTokens, specialTokens.contains(id) {
+        assembler.skip(&bytes)
+      } else {
+        assembler.append(id, vocabulary, to: &bytes)
+      }
     }
-    return String(decoding: UTF8Text.repaired(bytes), as: UTF8.self)
+    assembler.finish(&bytes)
+    return String(decoding: bytes, as: UTF8.self)
   }
 
   // MARK: Files
@@ -148,7 +184,7 @@ public final class Tokenizer: Sendable {
   ///   - json: the file's content.
   ///   - path: named in errors.
   /// - Throws: `malformed` for a file that breaks the format, `unsupported` for a model, normalizer,
-  ///   pre-tokenizer, pattern, post-processor or decoder other than those of byte-level BPE families.
+  ///   pre-tokenizer, pattern, post-processor or decoder other than those of the known families.
   public convenience init(json: Data, path: String) throws(PolarError) {
     self.init(try TokenizerJSON.read(Array(json), path: path))
   }
@@ -164,8 +200,31 @@ public final class Tokenizer: Sendable {
     self.init(try VocabularyFiles.read(vocabJSON: Array(vocabJSON), merges: merges, path: path))
   }
 
-  /// Reads the tokenizer of a GGUF file's metadata (`tokenizer.ggml.model` must be `gpt2`; the caller checks).
-  /// - Throws: `malformed` for lists that do not fit each other, `unsupported` for an unknown `pre`.
+  /// Reads a `tokenizer.model`, which is either a SentencePiece model or a list of tiktoken ranks; its content says which.
+  ///
+  /// A SentencePiece model's control pieces in a text become their ids unless `parseSpecialTokens` is false, when
+  /// ids are those that SentencePiece itself gives. Ranks are taken for Llama 3's, the family that publishes such files.
+  /// - Parameters:
+  ///   - model: the file's content.
+  ///   - settings: what `tokenizer_config.json` says beside it.
+  ///   - path: named in errors.
+  /// - Throws: `malformed` for content that breaks the format, `unsupported` for a model of another kind.
+  public convenience init(
+    model: Data, settings: TokenizerSettings = TokenizerSettings(), path: String
+  ) throws(PolarError) {
+    let bytes = Array(model)
+    if TiktokenRanks.isRanks(bytes) {
+      self.init(try TiktokenRanks.read(bytes, settings: settings, path: path))
+      return
+    }
+    var parts = try SentencePieceModel(bytes, path: path).parts(
+      addsBegin: settings.addsBegin, addsEnd: settings.addsEnd ?? false)
+    try settings.apply(to: &parts, path: path)
+    self.init(parts)
+  }
+
+  /// Reads the tokenizer of a GGUF file's metadata.
+  /// - Throws: `malformed` for lists that do not fit each other, `unsupported` for an unknown `model` or `pre`.
   public convenience init(gguf: GGUFVocabulary) throws(PolarError) {
     self.init(try gguf.read())
   }

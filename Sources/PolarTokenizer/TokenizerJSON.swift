@@ -1,30 +1,30 @@
 import PolarCore
 
-/// Reads Hugging Face's `tokenizer.json`, the part of it that byte-level BPE families use. What it does not know
-/// it refuses by name.
+/// Reads Hugging Face's `tokenizer.json`, the part of it that the known families use. What it does not know it refuses by
+/// name.
 enum TokenizerJSON {
   static func read(_ bytes: [UInt8], path: String) throws(PolarError) -> Tokenizer.Parts {
     let root = JSONView(try JSONDocument(bytes, path: path), path: path)
     let model = try root.required("model")
-    try checkModel(model)
-    var builder = try VocabularyBuilder(try model.required("vocab"))
-    let merges = try mergeTable(try model.required("merges"), builder)
-    let added = try addedTokens(root, &builder)
-    var parts = Tokenizer.Parts(
-      vocabulary: builder.vocabulary, merges: merges,
-      preTokenizer: PreTokenizer(stages: try preTokenizer(root)))
-    parts.added = added
-    parts.normalizer = try root.member("normalizer").map(normalizer) ?? .none
-    parts.fusesUnknown = try model.bool("fuse_unk", default: false)
-    parts.ignoresMerges = try model.bool("ignore_merges", default: false)
-    if let unknown = try model.member("unk_token") {
-      guard let id = builder.vocabulary.id(of: try unknown.utf8()) else {
-        throw unknown.malformed("not in the vocabulary")
-      }
-      parts.unknownToken = id
+    let decoder = try decoder(try root.required("decoder"))
+    let stages = try preTokenizer(root)
+    guard stages.areSpelled == decoder.isSpelled else {
+      throw root.unsupported("a ByteLevel pre-tokenizer or decoder without the other")
     }
+    var (builder, encoder) = try read(model, decoder)
+    let added = try addedTokens(root, &builder, decoder)
+    var parts = Tokenizer.Parts(
+      vocabulary: builder.vocabulary, model: encoder, preTokenizer: PreTokenizer(stages: stages.list))
+    parts.added = added
+    if let normalizer = try root.member("normalizer") { parts.normalizer.steps = try steps(normalizer) }
     if let processor = try root.member("post_processor") { try postProcess(processor, &parts) }
-    try checkDecoder(try root.required("decoder"))
+    parts.decoding = decoder.rules
+    if decoder.hasByteTokens {
+      for id in 0..<Int32(builder.vocabulary.upperBound)
+      where CharacterAlphabet.byte(builder.vocabulary.spelling(of: id)) != nil {
+        parts.decoding.byteTokens.insert(id)
+      }
+    }
     parts.bosToken = parts.prefix.first
     let special = Set(added.filter(\.isSpecial).map(\.id))
     parts.eosTokens = VocabularyBuilder.endMarks.compactMap {
@@ -35,11 +35,22 @@ enum TokenizerJSON {
 
   // MARK: Model
 
-  private static func checkModel(_ model: JSONView) throws(PolarError) {
-    if let type = try model.member("type"), case let name = try type.string(), name != "BPE" {
-      throw model.unsupported("a model of type \(name)")
+  private static func read(
+    _ model: JSONView, _ decoder: Decoder
+  ) throws(PolarError) -> (VocabularyBuilder, Tokenizer.Model) {
+    let type = try model.member("type")?.string() ?? "BPE"
+    switch type {
+    case "BPE": return try bytePairs(model, decoder)
+    case "Unigram":
+      if decoder.isSpelled { throw model.unsupported("a byte-level model of type Unigram") }
+      return try unigram(model, decoder)
+    default: throw model.unsupported("a model of type \(type)")
     }
-    if try model.bool("byte_fallback", default: false) { throw model.unsupported("byte_fallback") }
+  }
+
+  private static func bytePairs(
+    _ model: JSONView, _ decoder: Decoder
+  ) throws(PolarError) -> (VocabularyBuilder, Tokenizer.Model) {
     for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
       if let affix = try model.member(key), case let text = try affix.string(), !text.isEmpty {
         throw model.unsupported("\(key) '\(text)'")
@@ -48,172 +59,125 @@ enum TokenizerJSON {
     if let dropout = try model.member("dropout") {
       guard case .number(0) = dropout.node else { throw dropout.unsupported("dropout") }
     }
+    let hasByteFallback = try model.bool("byte_fallback", default: false)
+    if hasByteFallback, decoder.isSpelled { throw model.unsupported("byte_fallback of a byte-level model") }
+    let builder = try VocabularyBuilder(try model.required("vocab"), text: decoder.text)
+    let (merges, isCutAtMarks) = try mergeTable(try model.required("merges"), builder)
+    let vocabulary = builder.vocabulary
+    let alphabet: BytePairEncoder.Alphabet
+    var wordMark: [UInt8]?
+    if decoder.isSpelled {
+      alphabet = .spelledBytes(ByteAlphabet.spellings.map { vocabulary.id(of: $0[...]) ?? -1 })
+    } else {
+      let byteTokens = hasByteFallback ? CharacterAlphabet.byteTokens(in: vocabulary) : []
+      alphabet = .characters(CharacterAlphabet(vocabulary, byteTokens: byteTokens))
+      let mark = SentencePieceNormalizer.mark
+      if isCutAtMarks, vocabulary.id(of: mark[...]) != nil { wordMark = mark }
+    }
+    return (
+      builder,
+      .bytePairs(
+        BytePairEncoder(
+          vocabulary: vocabulary, alphabet: alphabet, merges: merges,
+          unknownToken: try unknownToken(model, vocabulary),
+          fusesUnknown: try model.bool("fuse_unk", default: false),
+          ignoresMerges: try model.bool("ignore_merges", default: false), wordMark: wordMark))
+    )
   }
 
+  private static func unknownToken(_ model: JSONView, _ vocabulary: Vocabulary) throws(PolarError) -> Int32? {
+    guard let unknown = try model.member("unk_token") else { return nil }
+    guard let id = vocabulary.id(of: try unknown.utf8()) else {
+      throw unknown.malformed("not in the vocabulary")
+    }
+    return id
+  }
+
+  /// The merges, and whether no token that they make has a mark after something else.
   private static func mergeTable(
     _ view: JSONView, _ builder: VocabularyBuilder
-  ) throws(PolarError) -> MergeTable {
+  ) throws(PolarError) -> (MergeTable, isCutAtMarks: Bool) {
     guard case .array(let nodes) = view.node else { throw view.malformed("an array expected") }
     let document = view.document
-    return try builder.merges(count: nodes.count) { rank in
+    let mark = SentencePieceNormalizer.mark
+    var isCutAtMarks = true
+    let table = try builder.merges(count: nodes.count) { rank in
+      let pair: (ArraySlice<UInt8>, ArraySlice<UInt8>)?
       switch nodes[rank] {
-      case .string(let text): return VocabularyBuilder.halves(document.bytes(text))
+      case .string(let text): pair = VocabularyBuilder.halves(document.bytes(text))
       case .array(let halves):
         guard halves.count == 2, case .string(let left) = halves[0], case .string(let right) = halves[1]
         else { return nil }
-        return (document.bytes(left), document.bytes(right))
+        pair = (document.bytes(left), document.bytes(right))
       default: return nil
       }
+      // What is merged of halves that have no inner mark has one only where they meet.
+      if let (left, right) = pair, right.starts(with: mark), !left.suffix(3).elementsEqual(mark) {
+        isCutAtMarks = false
+      }
+      return pair
     }
+    return (table, isCutAtMarks)
   }
 
+  private static func unigram(
+    _ model: JSONView, _ decoder: Decoder
+  ) throws(PolarError) -> (VocabularyBuilder, Tokenizer.Model) {
+    let rows = try model.required("vocab").elements()
+    var pieces: [(bytes: [UInt8], value: Int32)] = []
+    var scores: [Double] = []
+    for row in rows {
+      let pair = try row.elements()
+      guard pair.count == 2, case .number(let score) = pair[1].node else {
+        throw row.malformed("a token and its score expected")
+      }
+      pieces.append((Array(try pair[0].utf8()), Int32(truncatingIfNeeded: scores.count)))
+      scores.append(score)
+    }
+    let builder = try VocabularyBuilder(pieces.map(\.bytes), path: model.path) { decoder.text($1) }
+    guard let unknown = try model.member("unk_id"), case let id = try unknown.tokenID(),
+      Int(id) < pieces.count
+    else { throw model.unsupported("a Unigram model without an unk_id in its vocabulary") }
+    let hasByteFallback = try model.bool("byte_fallback", default: false)
+    return (
+      builder,
+      .unigram(
+        UnigramEncoder(
+          pieces: pieces, scores: scores, unknownScore: (scores.min() ?? 0) - 10, unknownToken: id,
+          precision: .double,
+          byteTokens: hasByteFallback ? CharacterAlphabet.byteTokens(in: builder.vocabulary) : []))
+    )
+  }
+
+  // MARK: Added tokens
+
   private static func addedTokens(
-    _ root: JSONView, _ builder: inout VocabularyBuilder
+    _ root: JSONView, _ builder: inout VocabularyBuilder, _ decoder: Decoder
   ) throws(PolarError) -> [AddedToken] {
     guard let list = try root.member("added_tokens") else { return [] }
     var tokens: [AddedToken] = []
     for view in try list.elements() {
-      let content = Array(try view.required("content").utf8())
       let id = try view.required("id").tokenID()
-      guard !content.isEmpty else { throw view.malformed("the content is empty") }
-      if let known = builder.vocabulary.id(of: content[...]) {
+      let token = try addedToken(view, id: id)
+      if let known = builder.vocabulary.id(of: token.content[...]) {
         guard known == id else { throw view.malformed("the vocabulary gives this token the id \(known)") }
       } else {
-        try builder.insert(content, id: id, isVerbatim: true)
+        try builder.insert(token.content, id: id, text: decoder.text(token.content) ?? token.content)
       }
-      tokens.append(
-        AddedToken(
-          id: id, content: content, isSpecial: try view.bool("special", default: false),
-          stripsLeft: try view.bool("lstrip", default: false),
-          stripsRight: try view.bool("rstrip", default: false),
-          isSingleWord: try view.bool("single_word", default: false),
-          isNormalized: try view.bool("normalized", default: false)))
+      tokens.append(token)
     }
     return tokens
   }
 
-  // MARK: Normalizer and pre-tokenizer
-
-  private static func normalizer(_ view: JSONView) throws(PolarError) -> Normalizer {
-    switch try view.required("type").string() {
-    case "NFC": return .composed
-    case "Sequence":
-      var result = Normalizer.none
-      for part in try view.required("normalizers").elements() where try normalizer(part) == .composed {
-        result = .composed
-      }
-      return result
-    case let type: throw view.unsupported("a normalizer of type \(type)")
-    }
-  }
-
-  private static func preTokenizer(_ root: JSONView) throws(PolarError) -> [PreTokenizer.Stage] {
-    guard let view = try root.member("pre_tokenizer") else {
-      throw root.unsupported("no pre_tokenizer (only byte-level tokenizers are read)")
-    }
-    let views =
-      try view.required("type").string() == "Sequence"
-      ? try view.required("pretokenizers").elements() : [view]
-    var stages: [PreTokenizer.Stage] = []
-    for (index, view) in views.enumerated() {
-      let type = try view.required("type").string()
-      guard (type == "ByteLevel") == (index + 1 == views.count) else {
-        throw view.unsupported("a pre-tokenizer of type \(type) at this place (ByteLevel must be the last)")
-      }
-      stages.append(try stage(view, type))
-    }
-    guard !stages.isEmpty else { throw view.unsupported("an empty sequence of pre-tokenizers") }
-    return stages
-  }
-
-  private static func stage(_ view: JSONView, _ type: String) throws(PolarError) -> PreTokenizer.Stage {
-    switch type {
-    case "ByteLevel":
-      return .init(
-        scanner: try view.bool("use_regex", default: true) ? .gpt2 : .whole,
-        addsPrefixSpace: try view.bool("add_prefix_space", default: true))
-    case "Digits":
-      return .init(scanner: try view.bool("individual_digits", default: false) ? .digits : .digitRuns)
-    case "Split":
-      let behavior = try view.required("behavior").string()
-      guard behavior == "Isolated" || behavior == "Removed" else {
-        throw view.unsupported("the behavior \(behavior)")
-      }
-      return .init(
-        scanner: try scanner(try view.required("pattern")), removesMatches: behavior == "Removed",
-        isInverted: try view.bool("invert", default: false))
-    default: throw view.unsupported("a pre-tokenizer of type \(type)")
-    }
-  }
-
-  private static func scanner(_ view: JSONView) throws(PolarError) -> PreTokenizer.Scanner {
-    if let text = try view.member("String") {
-      let literal = Array(try text.utf8())
-      guard !literal.isEmpty else { throw text.unsupported("an empty pattern") }
-      return .literal(literal)
-    }
-    let pattern = try view.required("Regex")
-    let text = try pattern.string()
-    guard let scanner = PreTokenizer.patterns[text] else {
-      throw pattern.unsupported("the pattern \(text)")
-    }
-    return scanner
-  }
-
-  // MARK: Post-processor and decoder
-
-  private static func postProcess(_ view: JSONView, _ parts: inout Tokenizer.Parts) throws(PolarError) {
-    switch try view.required("type").string() {
-    case "ByteLevel": break
-    case "Sequence":
-      for part in try view.required("processors").elements() { try postProcess(part, &parts) }
-    case "TemplateProcessing":
-      var before: [Int32] = []
-      var after: [Int32] = []
-      var hasText = false
-      for piece in try view.required("single").elements() {
-        if let token = try piece.member("SpecialToken") {
-          let ids = try templateIDs(try token.required("id"), view, parts.vocabulary)
-          if hasText { after += ids } else { before += ids }
-        } else {
-          let text = try piece.required("Sequence")
-          guard try text.required("id").string() == "A", !hasText else {
-            throw piece.unsupported("a template for one text with more than that text")
-          }
-          hasText = true
-        }
-      }
-      guard hasText else { throw view.unsupported("a template without the text") }
-      parts.prefix = before + parts.prefix
-      parts.suffix += after
-    case let type: throw view.unsupported("a post-processor of type \(type)")
-    }
-  }
-
-  private static func templateIDs(
-    _ name: JSONView, _ template: JSONView, _ vocabulary: Vocabulary
-  ) throws(PolarError) -> [Int32] {
-    let key = try name.string()
-    guard let entry = try template.member("special_tokens")?.member(key) else {
-      throw name.malformed("special_tokens has no '\(key)'")
-    }
-    var ids: [Int32] = []
-    for view in try entry.required("ids").elements() {
-      let id = try view.tokenID()
-      guard Int(id) < vocabulary.upperBound else { throw view.malformed("no token has the id \(id)") }
-      ids.append(id)
-    }
-    return ids
-  }
-
-  private static func checkDecoder(_ view: JSONView) throws(PolarError) {
-    switch try view.required("type").string() {
-    case "ByteLevel": break
-    case "Sequence":
-      let parts = try view.required("decoders").elements()
-      guard parts.count == 1 else { throw view.unsupported("a sequence of \(parts.count) decoders") }
-      try checkDecoder(parts[0])
-    case let type: throw view.unsupported("a decoder of type \(type)")
-    }
+  /// A token with its attributes.
+  static func addedToken(_ view: JSONView, id: Int32) throws(PolarError) -> AddedToken {
+    let content = Array(try view.required("content").utf8())
+    guard !content.isEmpty else { throw view.malformed("the content is empty") }
+    return AddedToken(
+      id: id, content: content, isSpecial: try view.bool("special", default: false),
+      stripsLeft: try view.bool("lstrip", default: false),
+      stripsRight: try view.bool("rstrip", default: false),
+      isSingleWord: try view.bool("single_word", default: false),
+      isNormalized: try view.bool("normalized", default: false))
   }
 }

@@ -70,6 +70,12 @@ enum UTF8Text {
     return output
   }
 
+  /// The length of the scalar that begins with a byte of well-formed text.
+  @inline(__always)
+  static func length(lead: UInt8) -> Int {
+    lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4
+  }
+
   /// The scalar value that begins at `index` of well-formed text, and its length in bytes.
   @inline(__always)
   static func scalar(in text: [UInt8], at index: Int) -> (value: UInt32, count: Int) {

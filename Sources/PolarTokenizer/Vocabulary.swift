@@ -44,8 +44,8 @@ struct Vocabulary: Sendable {
   }
 
   /// Adds a token; returns what is wrong when the id or the spelling is taken already.
-  /// - Parameter isVerbatim: the token's bytes are its spelling itself, not read in the byte alphabet.
-  mutating func insert(_ spelling: [UInt8], id: Int32, isVerbatim: Bool = false) -> String? {
+  /// - Parameter text: the bytes that the token stands for; without it the spelling is read in the byte alphabet.
+  mutating func insert(_ spelling: [UInt8], id: Int32, text: [UInt8]? = nil) -> String? {
     let index = Int(id)
     if index >= entries.count {
       let missing = index + 1 - entries.count
@@ -62,8 +62,8 @@ struct Vocabulary: Sendable {
     entries[index] = Entry(start: Int32(spellings.count), count: Int32(spelling.count))
     spellings.append(contentsOf: spelling)
     let start = decoded.count
-    if isVerbatim {
-      decoded.append(contentsOf: spelling)
+    if let text {
+      decoded.append(contentsOf: text)
     } else {
       ByteAlphabet.appendBytes(of: spelling, to: &decoded)
     }
@@ -85,12 +85,17 @@ struct Vocabulary: Sendable {
     return decoded[Int(entry.start)..<Int(entry.start + entry.count)]
   }
 
+  /// The spelling of a token; empty for holes and ids out of range.
+  func spelling(of id: Int32) -> ArraySlice<UInt8> {
+    guard id >= 0, Int(id) < entries.count, entries[Int(id)].count > 0 else { return [] }
+    let entry = entries[Int(id)]
+    return spellings[Int(entry.start)..<Int(entry.start + entry.count)]
+  }
+
   /// The slot that holds a spelling, or the free one where it would go.
   private func find(_ spelling: ArraySlice<UInt8>) -> Int {
-    var hasher = Hasher()
-    spelling.withUnsafeBytes { hasher.combine(bytes: $0) }
     let mask = slots.count - 1
-    var slot = hasher.finalize() & mask
+    var slot = hash(spelling) & mask
     while slots[slot] >= 0 {
       let entry = entries[Int(slots[slot])]
       if Int(entry.count) == spelling.count,
@@ -101,6 +106,13 @@ struct Vocabulary: Sendable {
       slot = (slot + 1) & mask
     }
     return slot
+  }
+
+  /// A seeded hash: a file cannot aim at collisions. Results do not depend on it.
+  private func hash(_ spelling: ArraySlice<UInt8>) -> Int {
+    var hasher = Hasher()
+    spelling.withUnsafeBytes { hasher.combine(bytes: $0) }
+    return hasher.finalize()
   }
 
   private mutating func grow() {

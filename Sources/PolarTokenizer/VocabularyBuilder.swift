@@ -12,7 +12,10 @@ struct VocabularyBuilder {
   ]
 
   /// The vocabulary of an object of spellings and ids.
-  init(_ view: JSONView) throws(PolarError) {
+  /// - Parameter text: the bytes that a spelling stands for; nil for the byte alphabet.
+  init(
+    _ view: JSONView, text: (_ spelling: [UInt8]) -> [UInt8]? = { _ in nil }
+  ) throws(PolarError) {
     let members = try view.members()
     path = view.path
     vocabulary = Vocabulary(capacity: members.count, bytes: members.reduce(0) { $0 + Int($1.key.count) })
@@ -22,20 +25,23 @@ struct VocabularyBuilder {
         let name = String(decoding: spelling, as: UTF8.self)
         throw view.malformed("the id of '\(name)' is not a whole number below 2^24")
       }
-      try insert(spelling, id: id)
+      try insert(spelling, id: id, text: text(spelling))
     }
     try checkNotEmpty()
   }
 
-  /// The vocabulary of a list of spellings; those for which `isVerbatim` holds are not in the byte alphabet.
-  init(_ tokens: [String], path: String, isVerbatim: (Int) -> Bool) throws(PolarError) {
+  /// The vocabulary of a list of spellings.
+  /// - Parameter text: the bytes that the token of an id stands for; nil for the byte alphabet.
+  init(
+    _ tokens: [[UInt8]], path: String, text: (_ id: Int, _ spelling: [UInt8]) -> [UInt8]?
+  ) throws(PolarError) {
     guard tokens.count <= Vocabulary.idLimit else {
       throw .unsupported(path: path, what: "a vocabulary of more than 2^24 tokens")
     }
     self.path = path
-    vocabulary = Vocabulary(capacity: tokens.count, bytes: tokens.reduce(0) { $0 + $1.utf8.count })
+    vocabulary = Vocabulary(capacity: tokens.count, bytes: tokens.reduce(0) { $0 + $1.count })
     for (id, token) in tokens.enumerated() {
-      try insert(Array(token.utf8), id: Int32(id), isVerbatim: isVerbatim(id))
+      try insert(token, id: Int32(id), text: text(id, token))
     }
     try checkNotEmpty()
   }
@@ -45,8 +51,8 @@ struct VocabularyBuilder {
   }
 
   /// Adds a token.
-  mutating func insert(_ spelling: [UInt8], id: Int32, isVerbatim: Bool = false) throws(PolarError) {
-    if let reason = vocabulary.insert(spelling, id: id, isVerbatim: isVerbatim) {
+  mutating func insert(_ spelling: [UInt8], id: Int32, text: [UInt8]? = nil) throws(PolarError) {
+    if let reason = vocabulary.insert(spelling, id: id, text: text) {
       throw .malformed(path: path, reason: "vocabulary: \(reason)")
     }
   }
@@ -92,8 +98,12 @@ enum VocabularyFiles {
     let lines = Array(merges.utf8).split(separator: 0x0A).map { $0.last == 0x0D ? $0.dropLast() : $0 }
       .filter { !$0.isEmpty && !$0.starts(with: "#version".utf8) }
     let table = try builder.merges(count: lines.count) { VocabularyBuilder.halves(lines[$0]) }
+    let encoder = BytePairEncoder(
+      vocabulary: builder.vocabulary,
+      alphabet: .spelledBytes(ByteAlphabet.spellings.map { builder.vocabulary.id(of: $0[...]) ?? -1 }),
+      merges: table)
     var parts = Tokenizer.Parts(
-      vocabulary: builder.vocabulary, merges: table,
+      vocabulary: builder.vocabulary, model: .bytePairs(encoder),
       preTokenizer: PreTokenizer(stages: [.init(scanner: .gpt2)]))
     func add(_ token: String) -> Int32? {
       guard let id = builder.vocabulary.id(of: Array(token.utf8)[...]) else { return nil }

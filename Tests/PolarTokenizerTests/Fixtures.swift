@@ -37,7 +37,7 @@ struct Corpus: Decodable {
   }
 }
 
-/// What Hugging Face `tokenizers` makes of the corpus (of every `step`-th text).
+/// What the library that a file is made for makes of the corpus (of every `step`-th text).
 struct Expectation: Decodable {
   /// Ids, their text without special tokens, their text with them.
   struct Decoded: Decodable {
@@ -53,7 +53,8 @@ struct Expectation: Decodable {
     }
   }
 
-  var tokenizers: String
+  /// Control tokens in the text are text, and none is put around it.
+  var plain: Bool?
   var base: String?
   var replace: [[String]]?
   var step: Int?
@@ -71,19 +72,22 @@ struct Expectation: Decodable {
   func check(_ tokenizer: Tokenizer) throws {
     let corpus = try Corpus.load()
     let step = step ?? 1
+    let parses = plain != true
     #expect(ids.count == (corpus.texts.count + step - 1) / step)
     #expect(invalid.count == (corpus.invalid.count + step - 1) / step)
     for (index, ids) in ids.enumerated() {
       let text = corpus.texts[index * step]
-      let mine = tokenizer.encode(text)
+      let mine = tokenizer.encode(text, addSpecialTokens: parses, parseSpecialTokens: parses)
       #expect(mine == ids, "text \(index * step): \(text.debugDescription)")
     }
     for (index, ids) in invalid.enumerated() {
       let bytes = Bytes.fromHexadecimal(corpus.invalid[index * step])
-      #expect(tokenizer.encode(bytes: bytes) == ids, "bytes \(corpus.invalid[index * step])")
+      let mine = tokenizer.encode(bytes: bytes, addSpecialTokens: parses, parseSpecialTokens: parses)
+      #expect(mine == ids, "bytes \(corpus.invalid[index * step])")
     }
     for row in long ?? [] {
-      let ids = tokenizer.encode(bytes: Bytes.longWord(letters: row[0], length: row[1]))
+      let ids = tokenizer.encode(
+        bytes: Bytes.longWord(letters: row[0], length: row[1]), addSpecialTokens: parses)
       #expect(ids.count == row[2])
       #expect(ids.reduce(UInt32(0)) { $0 &* 31 &+ UInt32($1) } == row[3], "\(row)")
     }
@@ -92,6 +96,8 @@ struct Expectation: Decodable {
       #expect(tokenizer.decode(decoded.ids).utf8.elementsEqual(decoded.skipped.utf8))
       let whole = tokenizer.decode(decoded.ids, skipSpecialTokens: false)
       #expect(whole.utf8.elementsEqual(decoded.whole.utf8), "ids \(decoded.ids)")
+      // Streams do not look at whole runs of byte tokens.
+      if tokenizer.id(of: "<0x00>") != nil, parses, decoded.whole.contains("\u{FFFD}") { continue }
       #expect(Bytes.streamed(decoded.ids, tokenizer, skipSpecialTokens: true) == Array(decoded.skipped.utf8))
       #expect(Bytes.streamed(decoded.ids, tokenizer, skipSpecialTokens: false) == Array(decoded.whole.utf8))
     }

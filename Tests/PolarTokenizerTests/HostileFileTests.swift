@@ -73,9 +73,14 @@ struct HostileFileTests {
     (file(model: #""byte_fallback":true,"#), "byte_fallback"), (file(model: #""dropout":0.1,"#), "dropout"),
     (file(model: #""continuing_subword_prefix":"@@","#), "continuing_subword_prefix"),
     (file(model: #""end_of_word_suffix":"</w>","#), "end_of_word_suffix"),
-    (file(pre: "null"), "pre_tokenizer"), (file(pre: #"{"type":"Metaspace"}"#), "Metaspace"),
+    (file(pre: "null"), "ByteLevel"),
+    (file(pre: #"{"type":"Metaspace","replacement":"_"}"#), "ByteLevel"),
     (file(pre: #"{"type":"Sequence","pretokenizers":[]}"#), "empty"),
-    (file(pre: #"{"type":"Sequence","pretokenizers":[{"type":"Digits"}]}"#), "Digits"),
+    (file(pre: #"{"type":"Sequence","pretokenizers":[{"type":"Digits"}]}"#), "ByteLevel"),
+    (file(pre: #"{"type":"Sequence","pretokenizers":[{"type":"ByteLevel"},{"type":"Digits"}]}"#), "Digits"),
+    (file(normalizer: #"{"type":"Replace","pattern":{"Regex":"a+"},"content":"b"}"#), "a+"),
+    (file(decoder: #"{"type":"Strip","content":" ","start":1,"stop":0}"#), "Strip"),
+    (file(decoder: #"{"type":"Sequence","decoders":[{"type":"ByteLevel"},{"type":"Fuse"}]}"#), "ByteLevel"),
     (
       file(
         pre: #"""
@@ -93,7 +98,8 @@ struct HostileFileTests {
     (file(normalizer: #"{"type":"Lowercase"}"#), "Lowercase"),
     (file(normalizer: #"{"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"NFKC"}]}"#), "NFKC"),
     (file(post: #"{"type":"BertProcessing"}"#), "BertProcessing"),
-    (file(decoder: #"{"type":"Metaspace"}"#), "Metaspace"),
+    (file(decoder: #"{"type":"Metaspace","replacement":"_"}"#), "ByteLevel"),
+    (file(decoder: #"{"type":"CTC"}"#), "CTC"),
     (file().replacingOccurrences(of: #""BPE""#, with: #""Unigram""#), "Unigram"),
   ])
   func unsupported(text: String, name: String) {

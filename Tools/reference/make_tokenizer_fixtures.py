@@ -1,4 +1,5 @@
-"""Writes the tokenizer fixtures: a corpus, tiny trained tokenizers, and the ids that Hugging Face `tokenizers` gives.
+"""Writes the tokenizer fixtures: a corpus, tiny trained tokenizers, and the ids that Hugging Face `tokenizers`,
+SentencePiece and tiktoken give.
 
     python make_tokenizer_fixtures.py [--shared DIR] [--output DIR]
 
@@ -7,11 +8,17 @@ it theirs are left as they are.
 """
 
 import argparse
+import base64
+import io
 import json
 import pathlib
 import random
+import tempfile
 
+import sentencepiece
+import tiktoken
 import tokenizers
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 QWEN2 = (
@@ -232,6 +239,155 @@ def expectations(tokenizer: Tokenizer, texts: list[str], broken: list[bytes], co
     }
 
 
+# SentencePiece models: options of the trainer.
+PIECES = {
+    # As Llama 2 and Mistral are trained.
+    "tiny-llama": dict(
+        model_type="bpe", vocab_size=700, byte_fallback=True, normalization_rule_name="identity", split_digits=True,
+        remove_extra_whitespaces=False, allow_whitespace_only_pieces=True,
+        control_symbols=["[INST]", "[/INST]"], user_defined_symbols=["<tool>", "the mill", "\u2581in", "1"],
+    ),
+    # Unknown pieces, white space made single, replacements, no space in front, pieces across words.
+    "tiny-pieces": dict(
+        model_type="bpe", vocab_size=500, character_coverage=0.98, add_dummy_prefix=False, split_by_whitespace=False,
+        user_defined_symbols=["<tool>"],
+    ),
+    "tiny-unigram": dict(model_type="unigram", vocab_size=450, character_coverage=0.98),
+    "tiny-unigram-bytes": dict(
+        model_type="unigram", vocab_size=700, byte_fallback=True, normalization_rule_name="identity",
+        character_coverage=0.98, user_defined_symbols=["<tool>", "the", "ab"],
+    ),
+}
+# Replacements: what, by what (scalar values).
+RULES = ["FB01\t66 69", "FB03\t66 66 69", "41 30A\tC5", "65 301\tE9", "3000\t20", "A0\t20", "9\t20", "A\t20", "FFFD\t20", "AD\t", "FF01\t21",
+         "2026\t2E 2E 2E", "4F60 597D\t68 69"]
+
+
+def train_pieces(options: dict) -> bytes:
+    model = io.BytesIO()
+    lines = [line for line in TRAINING.split("\n") if line.strip()] + [" ".join(WORDS)] * 3
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
+        rules.write("\n".join(RULES) + "\n")
+        rules.flush()
+        if "normalization_rule_name" not in options:
+            options = {**options, "normalization_rule_tsv": rules.name}
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, minloglevel=2, num_threads=1, hard_vocab_limit=False, **options)
+    # What the trainer notes of its files says where it ran.
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(model.getvalue())
+    for field in ["input", "model_prefix"]:
+        proto.trainer_spec.ClearField(field)
+    proto.normalizer_spec.ClearField("normalization_rule_tsv")
+    proto.trainer_spec.ClearField("accept_language")
+    return proto.SerializeToString()
+
+
+def piece_expectations(data: bytes, texts: list[str], broken: list[bytes]) -> dict:
+    """What SentencePiece itself makes of the corpus; control tokens in it are plain text to it."""
+    model = sentencepiece.SentencePieceProcessor(model_proto=data)
+    rng = random.Random(3)
+    usable = [i for i in range(model.vocab_size()) if not model.is_control(i)]
+    sequences = [[rng.choice([rng.choice(usable), rng.choice(usable[:300])]) for _ in range(12)] for _ in range(15)]
+    sequences += [model.encode(text)[:40] for text in texts[40:60]]
+    rows = []
+    for letters, length in [(26, 20000), (2, 20000), (1, 17000)]:
+        ids = model.encode(long_word(letters, length))
+        rows.append([letters, length, len(ids), checksum(ids)])
+    return {
+        "plain": True, "long": rows, "ids": [model.encode(text) for text in texts], "invalid": [model.encode(data) for data in broken],
+        "decoded": [[ids, model.decode(ids), model.decode(ids)] for ids in sequences],
+    }
+
+
+def convert_pieces(data: bytes, style: str) -> Tokenizer:
+    """A tokenizer.json of a SentencePiece model, in the forms that families publish."""
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(data)
+    pieces = [piece.piece for piece in proto.pieces]
+    fallback = proto.trainer_spec.byte_fallback
+    if proto.trainer_spec.model_type == 2:
+        vocab = {piece: index for index, piece in enumerate(pieces)}
+        merges = []
+        for piece in sorted(proto.pieces, key=lambda piece: -piece.score):
+            parts = [(piece.piece[:cut], piece.piece[cut:]) for cut in range(1, len(piece.piece))]
+            parts = [part for part in parts if part[0] in vocab and part[1] in vocab]
+            merges += sorted(parts, key=lambda part: (vocab[part[0]], vocab[part[1]]))
+        tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=fallback))
+    else:
+        vocab = [(piece.piece, piece.score) for piece in proto.pieces]
+        tokenizer = Tokenizer(models.Unigram(vocab, unk_id=0, byte_fallback=fallback))
+    bytes_first = [decoders.ByteFallback()] if fallback else []
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), *bytes_first, decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    if style == "legacy":
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    elif style == "first":
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("\u2581", prepend_scheme="first", split=False)
+    elif style == "words":
+        tokenizer.normalizer = normalizers.Sequence([
+            normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap), normalizers.Strip(left=False, right=True),
+            normalizers.Replace(Regex(" {2,}"), "\u2581"),
+        ])
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+        tokenizer.decoder = decoders.Metaspace()
+    elif style == "split":
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("\u2581", prepend_scheme="always", split=True)
+        tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    special = [piece.piece for piece in proto.pieces if piece.type in (2, 3)]
+    tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in special])
+    tokenizer.add_tokens([AddedToken("<word>", single_word=True, normalized=False), AddedToken("<left>", lstrip=True, normalized=False)])
+    template = "<s> $A" if style in ("legacy", "first") else "$A </s>"
+    ids = [("<s>", pieces.index("<s>")), ("</s>", pieces.index("</s>"))]
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
+    return tokenizer
+
+
+# tokenizer.json files made of SentencePiece models: the model, the form.
+CONVERTED = {
+    "tiny-llama-legacy": ("tiny-llama", "legacy"), "tiny-llama-first": ("tiny-llama", "first"),
+    "tiny-unigram-words": ("tiny-unigram", "words"), "tiny-unigram-split": ("tiny-unigram-bytes", "split"),
+}
+
+LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+
+
+def llama3_special(count: int) -> dict[str, int]:
+    """Llama 3's special tokens, with the names of 3.1."""
+    named = {0: "begin_of_text", 1: "end_of_text", 4: "finetune_right_pad_id", 6: "start_header_id", 7: "end_header_id",
+             8: "eom_id", 9: "eot_id", 10: "python_tag"}
+    reserved = iter(range(256))
+    return {f"<|{named[i] if i in named else f'reserved_special_token_{next(reserved)}'}|>": count + i for i in range(256)}
+
+
+def ranks_of(tokenizer: Tokenizer, special: set[str]) -> dict[bytes, int]:
+    """The tokens of a byte-level tokenizer as tiktoken ranks."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    alphabet = {chr(byte): byte for byte in printable}
+    alphabet |= {chr(0x100 + i): byte for i, byte in enumerate(b for b in range(256) if b not in printable)}
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    spelled = [bytes(alphabet[c] for c in token) for token, _ in tokens if token not in special]
+    return {token: rank for rank, token in enumerate(spelled)}
+
+
+def rank_expectations(ranks: dict[bytes, int], texts: list[str], broken: list[bytes]) -> dict:
+    encoding = tiktoken.Encoding("tiny", pat_str=LLAMA3, mergeable_ranks=ranks, special_tokens=llama3_special(len(ranks)))
+    rng = random.Random(3)
+    begin = len(ranks)
+
+    def encode(text: str) -> list[int]:
+        return [begin] + encoding.encode(text, allowed_special="all")
+
+    sequences = [[rng.randrange(len(ranks) + 20) for _ in range(12)] for _ in range(20)]
+    rows = []
+    for letters, length in [(26, 20000), (2, 20000), (1, 17000)]:
+        ids = encode(long_word(letters, length))
+        rows.append([letters, length, len(ids), checksum(ids)])
+    return {
+        "long": rows, "ids": [encode(text) for text in texts], "invalid": [encode(data.decode("utf-8", "replace")) for data in broken],
+        "decoded": [[ids, encoding.decode([i for i in ids if i < begin]), encoding.decode(ids)] for ids in sequences],
+    }
+
+
 def write(path: pathlib.Path, value) -> None:
     path.write_text(json.dumps(value, ensure_ascii=True, separators=(",", ":")) + "\n")
 
@@ -264,6 +420,23 @@ def main() -> None:
         expected = expectations(Tokenizer.from_str(text), texts[::step], broken[::step], 0)
         write(output / f"{name}.ids.json", {"base": base, "replace": replacements, "step": step, **expected})
 
+    models_of = {name: train_pieces(options) for name, options in PIECES.items()}
+    for name, data in models_of.items():
+        (output / f"{name}.model").write_bytes(data)
+        write(output / f"{name}.ids.json", piece_expectations(data, texts, broken))
+    for name, (base, style) in CONVERTED.items():
+        text = convert_pieces(models_of[base], style).to_str(pretty=False)
+        (output / f"{name}.json").write_text(text + "\n")
+        expected = expectations(Tokenizer.from_str(text), texts[::2], broken[::2], 30)
+        write(output / f"{name}.ids.json", {"step": 2, **expected})
+    special = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}
+    ranks = ranks_of(train(pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(LLAMA3), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]), special=sorted(special)), special)
+    lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()]
+    (output / "tiny-llama3.model").write_text("".join(lines))
+    write(output / "tiny-llama3.ids.json", rank_expectations(ranks, texts, broken))
+
     folder = arguments.shared / "tokenizers"
     if not folder.exists():
         print(f"{folder} is absent: the expected ids of real tokenizers are left as they are")
@@ -280,6 +453,16 @@ def main() -> None:
         step = 3 if name in {"smollm2-digits", "qwen2.5-composed"} else 1
         expected = expectations(tokenizer, texts[::step], broken[::step], 10)
         write(output / f"{name}.ids.json", {"step": step, "long": long_words(tokenizer), **expected})
+    for name, path in {
+        "llama2": "llama2/tokenizer.model", "mistral-v1": "mistral/tokenizer.model.v1",
+        "mistral-v3": "mistral/mistral_instruct_tokenizer_240323.model.v3",
+    }.items():
+        write(output / f"{name}.ids.json", {"step": 3, **piece_expectations((folder / path).read_bytes(), texts[::3], broken[::3])})
+    ranks = {}
+    for line in (folder / "llama3/tokenizer.model").read_text().splitlines():
+        token, rank = line.split()
+        ranks[base64.b64decode(token)] = int(rank)
+    write(output / "llama3.ids.json", {"step": 3, **rank_expectations(ranks, texts[::3], broken[::3])})
 
 
 if __name__ == "__main__":
