@@ -89,13 +89,20 @@ let package = Package(
       cxxSettings: [
         .headerSearchPath("../../Sources/CPolarCUDA/include"), .unsafeFlags(["-O2"]),
       ]),
+    // The emulator as a device of the CUDA backend.
+    .target(
+      name: "EmulatedCUDA", dependencies: ["PolarCore", "PolarCUDA", "CPolarEmulator"],
+      path: "Tests/EmulatedCUDA", swiftSettings: settings),
     tests("PolarCoreTests", ["PolarCore"]),
     tests("PolarFormatsTests", ["PolarFormats"]),
     tests("PolarReferenceTests", ["PolarReference"]),
     tests("PolarCPUTests", ["PolarCPU", "PolarReference"]),
     tests(
       "PolarCUDATests",
-      ["PolarCUDA", "CPolarCUDA", "CPolarEmulator", "PolarCore", "PolarReference"]),
+      [
+        "PolarCUDA", "CPolarCUDA", "CPolarEmulator", "EmulatedCUDA", "PolarCore", "PolarReference",
+        "PolarModels", "PolarEngine", "PolarFormats", "PolarSparsity", "PolarCPU",
+      ]),
     tests("PolarSparsityTests", ["PolarSparsity", "PolarReference", "PolarCPU"]),
     tests("PolarTokenizerTests", ["PolarTokenizer"]),
     tests("PolarModelsTests", ["PolarModels", "PolarReference", "PolarCPU"]),

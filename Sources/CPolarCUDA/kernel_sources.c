@@ -1,4 +1,4 @@
-// The kernels' sources, embedded in the executable: what NVRTC compiles. A file ends with a NUL.
+// The kernels' sources, embedded in the executable: what NVRTC compiles. Each ends with a NUL.
 #include "polar_cuda.h"
 
 #pragma clang diagnostic ignored "-Wc23-extensions"
@@ -6,12 +6,64 @@
 static const char arguments[] = {
 #embed "include/polar_cuda_kernels.h"
     , 0};
+static const char prims_cuh[] = {
+#embed "kernels/prims.cuh"
+    , 0};
+static const char geometry_cuh[] = {
+#embed "kernels/geometry.cuh"
+    , 0};
+static const char tiles_cuh[] = {
+#embed "kernels/tiles.cuh"
+    , 0};
+static const char reduce_cuh[] = {
+#embed "kernels/reduce.cuh"
+    , 0};
+static const char select_cuh[] = {
+#embed "kernels/select.cuh"
+    , 0};
+static const char gemm_cuh[] = {
+#embed "kernels/gemm.cuh"
+    , 0};
+static const char attention_decode_cuh[] = {
+#embed "kernels/attention_decode.cuh"
+    , 0};
+static const char attention_prefill_cuh[] = {
+#embed "kernels/attention_prefill.cuh"
+    , 0};
+static const char attention_cu[] = {
+#embed "kernels/attention.cu"
+    , 0};
+static const char dense_cu[] = {
+#embed "kernels/dense.cu"
+    , 0};
+static const char linear_cu[] = {
+#embed "kernels/linear.cu"
+    , 0};
+static const char selective_cu[] = {
+#embed "kernels/selective.cu"
+    , 0};
+static const char routing_cu[] = {
+#embed "kernels/routing.cu"
+    , 0};
 
 static const struct {
   const char *name;
   const char *text;
 } sources[] = {
     {"polar_cuda_kernels.h", arguments},
+    {"prims.cuh", prims_cuh},
+    {"geometry.cuh", geometry_cuh},
+    {"tiles.cuh", tiles_cuh},
+    {"reduce.cuh", reduce_cuh},
+    {"select.cuh", select_cuh},
+    {"gemm.cuh", gemm_cuh},
+    {"attention_decode.cuh", attention_decode_cuh},
+    {"attention_prefill.cuh", attention_prefill_cuh},
+    {"attention.cu", attention_cu},
+    {"dense.cu", dense_cu},
+    {"linear.cu", linear_cu},
+    {"selective.cu", selective_cu},
+    {"routing.cu", routing_cu},
 };
 
 int polar_cuda_source_count(void) { return (int)(sizeof sources / sizeof sources[0]); }

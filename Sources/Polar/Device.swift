@@ -1,26 +1,46 @@
 public import Foundation
 public import PolarBench
 import PolarCPU
+import PolarCUDA
 public import PolarCore
 import PolarReference
 public import PolarSparsity
 
 /// Where a model runs. This target is the only one that names concrete backends.
 public enum Device: Sendable, Equatable {
-  /// The best that the machine has.
+  /// The first NVIDIA GPU where there is one that can be used, else the CPU.
   case automatic
   /// The CPU, with this many threads (all cores when nil).
   case cpu(threads: Int? = nil)
+  /// An NVIDIA GPU, by its number. With `batchInvariant` a row's result is the same in every batch, at some cost.
+  case cuda(ordinal: Int = 0, batchInvariant: Bool = false)
   /// The slow, obvious f32 backend that others are checked against.
   case reference
 
   /// The device's backend.
-  /// - Throws: ``PolarError/configuration(field:reason:)`` for a thread count that makes no sense.
+  /// - Throws: ``PolarError/configuration(field:reason:)`` for a thread count that makes no sense, and
+  ///   ``PolarError/device(name:reason:)`` when a GPU, its driver or the compiler of its kernels is missing.
   public func makeBackend() throws(PolarError) -> any Backend {
     switch self {
-    case .automatic: try CPUBackend()
+    case .automatic: CUDAReport().isUsable ? try CUDABackend() : try CPUBackend()
+    case .cuda(let ordinal, let batchInvariant):
+      try CUDABackend(ordinal: ordinal, options: .init(batchInvariant: batchInvariant))
     case .cpu(let threads): try CPUBackend(threads: threads)
     case .reference: ReferenceBackend()
+    }
+  }
+
+  /// The device of a name: `automatic`, `cpu`, `cuda`, `cuda:1`, `reference`. Nil for anything else.
+  /// - Parameter threads: of the CPU; all cores when nil.
+  public init?(_ name: String, threads: Int? = nil) {
+    switch name {
+    case "automatic": self = threads == nil ? .automatic : .cpu(threads: threads)
+    case "cpu": self = .cpu(threads: threads)
+    case "reference": self = .reference
+    case "cuda": self = .cuda()
+    default:
+      guard name.hasPrefix("cuda:"), let ordinal = Int(name.dropFirst(5)), ordinal >= 0 else { return nil }
+      self = .cuda(ordinal: ordinal)
     }
   }
 

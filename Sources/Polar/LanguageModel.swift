@@ -107,7 +107,7 @@ public final class LanguageModel: Sendable {
     let context = min(limits.context ?? config.context, config.context)
     // No more than every sequence at the full context needs, and no more than 80 % of what is free.
     let most = limits.sequences * ((context + KVPage.tokens - 1) / KVPage.tokens)
-    let available = limits.kvBytes ?? KVBudget.availableMemory() ?? 1 << 30
+    let available = limits.kvBytes ?? backend.availableMemory ?? KVBudget.availableMemory() ?? 1 << 30
     let pages = try KVBudget.pages(
       available: available, config: config, dtype: backend.kvDType,
       fraction: limits.kvBytes == nil ? 0.8 : 1, most: most)

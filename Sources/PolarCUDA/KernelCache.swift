@@ -173,10 +173,16 @@ public struct KernelArchive: Sendable {
   public static func build(
     architectures: [String], path: String, progress: (String, String, Int) -> Void
   ) throws(PolarError) {
+    try build(KernelUnit.archived, architectures: architectures, path: path, progress: progress)
+  }
+
+  static func build(
+    _ units: [KernelUnit], architectures: [String], path: String, progress: (String, String, Int) -> Void
+  ) throws(PolarError) {
     var entries: [Entry] = []
     var images = Data()
     for architecture in architectures {
-      for unit in KernelUnit.archived {
+      for unit in units {
         let image: [UInt8]
         do throws(CUDAError) {
           image = try NVRTC.compile(unit, architecture: architecture)

@@ -23,17 +23,15 @@ package struct LaunchGeometry: Sendable, Equatable, CustomStringConvertible {
   }
 }
 
-/// What kernels may count on.
-package struct KernelLimits: Sendable, Equatable {
-  /// Streaming multiprocessors: persistent kernels launch a multiple of it.
-  package var multiprocessors: Int
-  /// The most bytes of shared memory of a block.
-  package var sharedBytesPerBlock: Int
-
-  package init(multiprocessors: Int, sharedBytesPerBlock: Int) {
-    self.multiprocessors = multiprocessors
-    self.sharedBytesPerBlock = sharedBytesPerBlock
-  }
+/// A launch of one kernel, whose one argument is the struct at `arguments`.
+package struct KernelLaunch {
+  package let kernel: Kernel
+  /// Of attention kernels; 0 for others.
+  package let headDim: Int
+  package let geometry: LaunchGeometry
+  package let arguments: UnsafeRawBufferPointer
+  /// The op, for error messages.
+  package let op: StaticString
 }
 
 /// The little that ``CUDABackend`` needs of a machine that runs kernels: a GPU through its driver or, in tests, the
@@ -41,11 +39,14 @@ package struct KernelLimits: Sendable, Equatable {
 ///
 /// Work runs in the order in which it was given, except between ``beginSide()`` and ``join()``.
 package protocol KernelDevice: AnyObject, Sendable {
-  /// Such as `cuda:0 NVIDIA H200`.
+  /// Such as `cuda:0`.
   var name: String { get }
-  var limits: KernelLimits { get }
+  /// Streaming multiprocessors: what persistent kernels' grids are multiples of.
+  var multiprocessors: Int { get }
   /// The first error of any call that cannot throw.
   var failure: PolarError? { get }
+  /// Bytes of memory that are free, where the device says.
+  var availableMemory: Int? { get }
 
   /// Zeroed memory, aligned to 256 bytes.
   func allocate(byteCount: Int) throws(PolarError) -> any DeviceMemory
@@ -53,13 +54,21 @@ package protocol KernelDevice: AnyObject, Sendable {
   func upload(_ bytes: UnsafeRawBufferPointer, to address: Address)
   /// Waits for earlier work, then copies to the host.
   func download(_ address: Address, into bytes: UnsafeMutableRawBufferPointer)
+  /// Waits for earlier work.
   func synchronize()
 
-  /// Finds a kernel, compiling it where needed, and lets it have up to `sharedBytes` of shared memory a block.
-  func prepare(_ kernel: String, sharedBytes: Int) throws(PolarError) -> KernelHandle
-  /// Enqueues a kernel whose one argument is the struct at `arguments`. `op` names the op in error messages.
-  func launch(
-    _ kernel: KernelHandle, _ geometry: LaunchGeometry, _ arguments: UnsafeRawBufferPointer, op: StaticString)
+  /// Makes kernels ready: compiles and loads them, and lets each have as much shared memory as it asks for. Kernels that
+  /// are ready already are left alone.
+  /// - Parameter sharedBytes: the most dynamic shared memory that a launch of the kernel takes.
+  func prepare(_ kernel: Kernel, headDim: Int, sharedBytes: Int) throws(PolarError)
+  /// Enqueues a kernel that was prepared.
+  func launch(_ launch: KernelLaunch)
+
+  /// Whether a vendor's library is there and has an algorithm for the product's shape, found and timed at the first question
+  /// about it. Addresses do not matter. While recording, only shapes that were asked about before may be.
+  func supports(_ product: MatrixProduct) -> Bool
+  /// Enqueues a product that ``supports(_:)`` affirmed.
+  func multiply(_ product: MatrixProduct)
 
   /// From now on work goes to a second queue that starts after all work so far.
   func beginSide()
@@ -68,26 +77,27 @@ package protocol KernelDevice: AnyObject, Sendable {
   /// What follows waits for both queues.
   func join()
 
-  /// Records what `body` launches instead of running it; nil when that failed (see ``failure``) .
+  /// Records what `body` launches instead of running it; nil when that failed (see ``failure``).
   func record(_ body: () -> Void) -> (any RecordedWork)?
-
-  /// The vendor's matrix multiplication, where there is one.
-  var library: (any MatrixLibrary)? { get }
 }
 
-/// A kernel that a device has ready.
-package struct KernelHandle: Sendable, Equatable {
-  package let index: Int
-  package init(index: Int) { self.index = index }
+/// `out = x weight' + bias` for a vendor's library: out f32 `[rows, outputs]`, x bf16 `[rows, inputs]`, weight bf16
+/// `[outputs, inputs]`, bias f32 `[outputs]` or nil.
+package struct MatrixProduct: Sendable {
+  package var out: Address
+  package var outStride: Int
+  package var x: Address
+  package var weight: Address
+  package var bias: Address?
+  package var rows: Int
+  package var outputs: Int
+  package var inputs: Int
+  /// Elements from row to row of `x` and `weight`.
+  package var pitch: Int
 }
 
-/// A vendor's matrix multiplication.
-package protocol MatrixLibrary: AnyObject, Sendable {
-  /// Whether ``multiply(out:x:weight:bias:rows:outputs:inputs:)`` takes this shape.
-  func supports(rows: Int, outputs: Int, inputs: Int) -> Bool
-  /// `out = x weight' + bias`: out f32 `[rows, outputs]` with `outStride` elements from row to row, x bf16
-  /// `[rows, inputs]`, weight bf16 `[outputs, inputs]`, bias f32 `[outputs]` or nil.
-  func multiply(
-    out: Address, outStride: Int, x: Address, weight: Address, bias: Address?, rows: Int, outputs: Int,
-    inputs: Int)
+extension KernelDevice {
+  package var availableMemory: Int? { nil }
+  package func supports(_ product: MatrixProduct) -> Bool { false }
+  package func multiply(_ product: MatrixProduct) {}
 }

@@ -10,11 +10,21 @@ public protocol Backend: AnyObject, Sendable {
   var kvDType: DType { get }
   /// The element type of neuron-major MLP weights (see ``selectiveUp(_:_:weight:bias:threshold:neurons:)``).
   var neuronDType: DType { get }
+  /// The order in which K and V are stored.
+  var kvLayout: KVLayout { get }
+  /// Whether decode and prefill attention of the same row agree bit for bit, so that a preempted request goes on with the
+  /// very same text. Where they do not, they differ by rounding.
+  var prefillMatchesDecode: Bool { get }
+  /// Asks, once per model and at load, whether the backend can run attention of this shape, and makes it ready to.
+  /// - Throws: ``PolarError/configuration(field:reason:)`` when it cannot.
+  func prepare(_ shape: AttentionShape) throws(PolarError)
 
   // MARK: Memory
 
   /// Zeroed memory, 64-byte aligned.
   func allocate(byteCount: Int) throws(PolarError) -> any DeviceMemory
+  /// Bytes of the backend's own memory that are free; nil where it is the host's.
+  var availableMemory: Int? { get }
   /// Copies host bytes into device memory.
   func upload(_ bytes: UnsafeRawBufferPointer, to address: Address)
   /// Copies device memory into host bytes.
@@ -83,7 +93,8 @@ public protocol Backend: AnyObject, Sendable {
     _ out: Tensor, query: Tensor, kv: KVLayer, batch: ForwardBatch, scale: Float, span: AttentionSpan)
   /// Attention of one row per sequence. With `heads == nil` it is dense. With a selection, only the pages of the
   /// selected heads' groups, and the local pages of the others, are read; with every head selected the result equals
-  /// the dense one bit for bit, and both equal ``prefillAttention(_:query:kv:batch:scale:span:)`` of the same row.
+  /// the dense one bit for bit, and both equal ``prefillAttention(_:query:kv:batch:scale:span:)`` of the same row where
+  /// ``prefillMatchesDecode``.
   func decodeAttention(
     _ out: Tensor, query: Tensor, kv: KVLayer, batch: ForwardBatch, scale: Float, heads: ActiveHeads?)
 
@@ -158,6 +169,8 @@ public protocol Backend: AnyObject, Sendable {
   /// Returns nil, without having called `body`, on a backend that gains nothing from it. `body` itself computes nothing:
   /// call ``RecordedWork/replay()`` for that. It must neither allocate, copy to or from the host, nor synchronise.
   func record(_ body: () -> Void) -> (any RecordedWork)?
+  /// Chooses tokens where the logits are; nil on a backend whose logits the host can read at once.
+  var tokenDrawing: (any TokenDrawing)? { get }
   /// The first error of the device that an op could not report; from then on results mean nothing. Nil while all is well.
   var failure: PolarError? { get }
 }
@@ -169,6 +182,15 @@ public protocol RecordedWork: AnyObject, Sendable {
 }
 
 extension Backend {
+  /// The order of ``KVLayer``.
+  public var kvLayout: KVLayout { .byHead }
+  /// The host's.
+  public var availableMemory: Int? { nil }
+  /// Bit for bit.
+  public var prefillMatchesDecode: Bool { true }
+  /// Every shape will do.
+  public func prepare(_ shape: AttentionShape) throws(PolarError) {}
+
   /// Runs `side`, then `main`.
   public func overlap(side: () -> Void, main: () -> Void) {
     side()
@@ -177,6 +199,9 @@ extension Backend {
 
   /// Records nothing.
   public func record(_ body: () -> Void) -> (any RecordedWork)? { nil }
+
+  /// The host chooses.
+  public var tokenDrawing: (any TokenDrawing)? { nil }
 
   /// Ops of a backend that computes on the host do not fail.
   public var failure: PolarError? { nil }

@@ -46,3 +46,28 @@ public enum KVPage {
   /// Bytes of the whole layer.
   @inlinable public var byteCount: Int { kvHeads * pages * blockElements * dtype.byteCount }
 }
+
+/// In which order a backend's cache holds what ``KVLayer`` describes.
+@frozen public enum KVLayout: BitwiseCopyable, Sendable {
+  /// All pages of a head one after the other, pair-interleaved: the order that ``KVLayer`` documents.
+  case byHead
+  /// `[pages][K, V][kvHeads][16 tokens][headDim]`: all heads of a page one after the other, tokens row by row.
+  case byPage
+}
+
+/// What of a model's shape attention kernels depend on (see ``Backend/prepare(_:)``).
+@frozen public struct AttentionShape: BitwiseCopyable, Sendable, Equatable {
+  /// Query heads.
+  public let heads: Int
+  /// KV heads.
+  public let kvHeads: Int
+  /// Elements of a head's vectors.
+  public let headDim: Int
+
+  /// A shape.
+  @inlinable public init(heads: Int, kvHeads: Int, headDim: Int) {
+    self.heads = heads
+    self.kvHeads = kvHeads
+    self.headDim = headDim
+  }
+}

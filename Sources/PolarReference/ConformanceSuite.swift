@@ -142,6 +142,23 @@ final class ConformanceRun {
     }
   }
 
+  /// Checks that two attention results of the backend for the same rows, one of prefill and one of decode, are equal bit
+  /// for bit where the backend promises that, and as near as rounding allows where it does not. The rows have one of
+  /// `floors` each, or all have the least of them.
+  func requireAgreement(
+    _ name: String, floors: [Float],
+    _ body: (TensorPool, inout SplitMix64) throws(PolarError) -> (HostTensor<Float>, HostTensor<Float>)
+  ) {
+    if backend.prefillMatchesDecode { return requireEqual(name, body) }
+    attempt(name) { () throws(PolarError) -> Result in
+      var generator = SplitMix64(seed: seed, label: name)
+      let (got, want) = try body(TensorPool(backend), &generator)
+      let floors = floors.count == want.rows ? floors : [floors.min() ?? 0]
+      // Both may be off by the tolerance.
+      return verdict(name, got, want, 2 * attentionTolerance, floors)
+    }
+  }
+
   /// Checks a condition; the body returns what breaks it, or nil.
   func require(
     _ name: String, _ body: (TensorPool, inout SplitMix64) throws(PolarError) -> String?

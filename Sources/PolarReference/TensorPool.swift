@@ -151,7 +151,7 @@ public final class TensorPool: Sendable {
     return HostTensor(values, rows: weight.outputs, columns: weight.inputs)
   }
 
-  /// All elements of a cache in the order of its layout, as floats.
+  /// All elements of a cache in the order that ``PolarCore/KVLayer`` documents, as floats.
   public func read(_ kv: KVLayer) -> HostTensor<Float> {
     backend.synchronize()
     let raw = bytes(at: kv.address, count: kv.byteCount)
@@ -160,7 +160,8 @@ public final class TensorPool: Sendable {
         ? Array(buffer.bindMemory(to: Float.self))
         : buffer.bindMemory(to: UInt16.self).map { Float(bitPattern: UInt32($0) << 16) }
     }
-    return HostTensor(values, rows: kv.kvHeads * kv.pages, columns: kv.blockElements)
+    let stored = HostTensor(values, rows: kv.kvHeads * kv.pages, columns: kv.blockElements)
+    return backend.kvLayout == .byHead ? stored : kv.byHead(stored)
   }
 
   /// Says where an op wrote outside its tensors, or nil.
@@ -194,5 +195,25 @@ public final class TensorPool: Sendable {
     var bytes = [UInt8](repeating: 0, count: count)
     bytes.withUnsafeMutableBytes { backend.download(address, into: $0) }
     return bytes
+  }
+}
+
+extension KVLayer {
+  /// The elements of a cache in the order ``PolarCore/KVLayout/byPage``, put in the order ``PolarCore/KVLayout/byHead``.
+  fileprivate func byHead(_ stored: HostTensor<Float>) -> HostTensor<Float> {
+    var result = stored
+    for page in 0..<pages {
+      for head in 0..<kvHeads {
+        for token in 0..<KVPage.tokens {
+          for d in 0..<headDim {
+            let row = head * pages + page
+            let key = ((page * 2 * kvHeads + head) * KVPage.tokens + token) * headDim + d
+            result[row, keyIndex(d, token)] = stored.values[key]
+            result[row, valueIndex(d, token)] = stored.values[key + kvHeads * KVPage.tokens * headDim]
+          }
+        }
+      }
+    }
+    return result
   }
 }

@@ -14,6 +14,6 @@ struct PolarCommand: AsyncParsableCommand {
     version: "0.1.0",
     subcommands: [
       GenerateCommand.self, ChatCommand.self, CalibrateCommand.self, BenchCommand.self,
-      PerplexityCommand.self, InspectCommand.self, DoctorCommand.self, DemoCommand.self,
+      PerplexityCommand.self, InspectCommand.self, DoctorCommand.self, KernelsCommand.self, DemoCommand.self,
     ])
 }

@@ -75,3 +75,58 @@ import Testing
     }
   }
 }
+
+/// What needs the compiler, which needs no GPU.
+@Suite struct CompilerTests {
+  @Test func archivesAreBuiltAndUsedBeforeTheCompiler() throws {
+    guard CUDALibrary.nvrtc.load().isLoaded else {
+      print("not checked: NVRTC is not on this machine (\(CUDALibrary.nvrtc.advice))")
+      return
+    }
+    let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(at: folder) }
+    let path = folder.appendingPathComponent("polar.kernels").path
+    let unit = try #require(KernelUnit("attention", headDim: 64))
+    var built: [String] = []
+    try KernelArchive.build([unit], architectures: ["sm_90a"], path: path) { unit, architecture, bytes in
+      built.append("\(unit) \(architecture)")
+      #expect(bytes > 1000)
+    }
+    #expect(built == ["\(unit.name) sm_90a"])
+    let archive = try KernelArchive(path: path)
+    let image = try #require(archive.image(KernelCache.key(of: unit, architecture: "sm_90a")))
+    #expect(try KernelCache(folder: nil, archive: archive).image(of: unit, architecture: "sm_90a") == image)
+    // Not in the archive: compiled, and kept on disk.
+    let cache = KernelCache(folder: folder, archive: archive)
+    let dense = try #require(KernelUnit("dense", headDim: nil))
+    let compiled = try cache.image(of: dense, architecture: "sm_80")
+    let files = try FileManager.default.contentsOfDirectory(atPath: folder.path).filter {
+      $0.hasSuffix(".cubin")
+    }
+    #expect(files.count == 1)
+    #expect(KernelCache.read(folder.appendingPathComponent(files[0])) == compiled)
+  }
+
+  @Test func aKernelWithAnErrorIsRefusedWithTheCompilersWords() throws {
+    guard CUDALibrary.nvrtc.load().isLoaded else {
+      print("not checked: NVRTC is not on this machine (\(CUDALibrary.nvrtc.advice))")
+      return
+    }
+    let unit = KernelUnit(source: KernelSource(name: "bad.cu", text: "int f( {"), defines: [])
+    do throws(CUDAError) {
+      _ = try NVRTC.compile(unit, architecture: "sm_80")
+      Issue.record("it compiles")
+    } catch {
+      #expect(error.description.contains("bad.cu"))
+      #expect(error.description.contains("error"))
+    }
+  }
+
+  @Test func everyKernelHasASource() {
+    for kernel in Kernel.allCases {
+      let unit = KernelUnit(kernel.file, headDim: kernel.dependsOnHeadDim ? 64 : nil)
+      #expect(unit?.source.text.contains("\(kernel.rawValue)(") == true, "\(kernel.rawValue)")
+    }
+  }
+}

@@ -219,6 +219,7 @@ static inline int polar_decode_threads(int head_dim) { return POLAR_DECODE_THREA
 static inline int polar_decode_shared(int head_dim) { return POLAR_DECODE_SHARED(head_dim); }
 static inline int polar_prefill_shared(int head_dim) { return POLAR_PREFILL_SHARED(head_dim); }
 static inline int polar_up_shared(int tokens, int gated) { return POLAR_UP_SHARED(tokens, gated); }
+static inline int polar_up_partials(int rows, int gated) { return POLAR_UP_PARTIALS(rows, gated); }
 static inline int polar_down_shared(int tokens) { return POLAR_DOWN_SHARED(tokens); }
 
 /// Number of kernel source files in the executable.

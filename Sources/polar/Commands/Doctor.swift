@@ -14,8 +14,7 @@ struct DoctorCommand: ParsableCommand {
 
   @Flag(help: "Run the conformance suite on this machine's backend.")
   var selftest = false
-  @Option(help: "Threads to compute with; all cores by default.")
-  var threads: Int?
+  @OptionGroup var place: DeviceOptions
   @Flag(help: "Print JSON.")
   var json = false
 
@@ -32,9 +31,10 @@ struct DoctorCommand: ParsableCommand {
   }
 
   func run() throws {
-    let backend = try Device.cpu(threads: threads).makeBackend()
-    let limits = try Device.measureLimits(threads: threads)
     let cuda = CUDAReport()
+    if !json { for line in cuda.lines { print("cuda        \(line)") } }
+    let backend = try place.device.makeBackend()
+    let limits = try Device.measureLimits(threads: place.threads)
     var report = Report(
       processor: processorName(), cores: ProcessInfo.processInfo.activeProcessorCount,
       backend: backend.name, availableMemoryBytes: KVBudget.availableMemory(),
@@ -43,17 +43,17 @@ struct DoctorCommand: ParsableCommand {
     if !json {
       print("processor   \(report.processor), \(report.cores) cores")
       print("backend     \(report.backend)")
-      print("memory      \(report.availableMemoryBytes.map(bytesText) ?? "unknown") available")
+      print("memory      \(report.availableMemoryBytes.map(bytesText) ?? "unknown") available to the CPU")
       print("bandwidth   \(fixed(limits.readBandwidth, 1)) GB/s read")
       print("arithmetic  \(fixed(limits.arithmeticPeak, 0)) GFLOP/s multiply-add")
     }
-    if !json { for line in cuda.lines { print("cuda        \(line)") } }
     if selftest {
       var failures: [String] = []
       let results = ConformanceSuite().run(backend) { result in
         guard !result.passed else { return }
         failures.append("\(result.name): \(result.detail)")
       }
+      if let failure = backend.failure { failures.append("\(failure)") }
       report.selftestPassed = results.count - failures.count
       report.selftestFailed = failures
       if !json {

@@ -10,13 +10,29 @@ struct ModelOptions: ParsableArguments {
   @Argument(help: "A GGUF file, or a folder with config.json, *.safetensors and tokenizer.json.")
   var model: String
 
-  @Option(help: "Threads to compute with; all cores by default.")
+  @OptionGroup var place: DeviceOptions
+
+  var threads: Int? { place.threads }
+  var url: URL { URL(fileURLWithPath: model) }
+  var device: Device { place.device }
+}
+
+/// Where to compute.
+struct DeviceOptions: ParsableArguments {
+  @Option(
+    name: .customLong("device"),
+    help: "automatic (default: a GPU that can be used, else the CPU), cpu, cuda or cuda:N.")
+  var deviceName = "automatic"
+
+  @Option(help: "Threads of the CPU to compute with; all cores by default.")
   var threads: Int?
 
-  var url: URL { URL(fileURLWithPath: model) }
-  var device: Device { .cpu(threads: threads) }
+  var device: Device { Device(deviceName, threads: threads) ?? .automatic }
 
   func validate() throws {
+    guard Device(deviceName) != nil else {
+      throw ValidationError("--device: '\(deviceName)' is not automatic, cpu, cuda or cuda:N")
+    }
     if let threads, !(1...1024).contains(threads) {
       throw ValidationError("--threads: must be between 1 and 1024, is \(threads)")
     }
