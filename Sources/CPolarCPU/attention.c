@@ -12,7 +12,6 @@
 enum {
   TASKS = 16384,              // tasks planned at once; a larger step runs in several rounds
   PARTIAL_ELEMENTS = 262144,  // floats per thread for the partials of a task that several threads share
-  GROUP_TOKENS = 16,          // most consecutive tokens of a prefill task
 };
 
 typedef enum { TASK_FULL, TASK_LOCAL, TASK_FILL } task_kind;
@@ -523,14 +522,16 @@ void polar_prefill_attention(polar_context *context, const polar_attention_args 
   polar_plan *plan = context->plan;
   // Fewer tokens per task when a group has many heads, so that one task's rows fit one kernel call.
   int32_t most = span_rows(args->kv.head_dim) / job.group_heads;
-  most = most < 1 ? 1 : most > GROUP_TOKENS ? GROUP_TOKENS : most;
+  if (most < 1) most = 1;
+  const int local = args->fallback == POLAR_FALLBACK_LOCAL;
   pthread_mutex_lock(&context->lock);
   for (int64_t row = 0; row < args->rows;) {
-    // Tokens of one task lie in one page, so that they share their local pages.
     int64_t end = row + 1;
-    while (end < args->rows && end - row < most && args->sequences[end] == args->sequences[row]
-           && args->positions[end] / POLAR_PAGE == args->positions[row] / POLAR_PAGE)
+    while (end < args->rows && end - row < most && args->sequences[end] == args->sequences[row]) {
+      // Tokens that share their local pages lie in one page.
+      if (local && args->positions[end] / POLAR_PAGE != args->positions[row] / POLAR_PAGE) break;
       end++;
+    }
     if (job.tasks == TASKS) run_groups(&job);
     plan->groups[job.tasks++] = (token_group){(int32_t)row, (int32_t)(end - row), args->sequences[row]};
     row = end;

@@ -10,6 +10,7 @@ int polar_isa_supported(int isa) {
   if (isa == POLAR_ISA_AVX2) return avx2;
   if (isa == POLAR_ISA_AVX512)
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+      && __builtin_cpu_supports("avx512dq")
       && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
 #endif
   return 0;

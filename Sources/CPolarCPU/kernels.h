@@ -35,6 +35,11 @@ typedef struct {
   uint16_t *scratch;         // [POLAR_SPAN_ELEMENTS]
 } polar_span;
 
+// The number of the span's page `i`.
+static inline int64_t polar_span_page(const polar_span *span, int i) {
+  return span->table[i < span->skip_at ? i : i + span->skip];
+}
+
 typedef void (*polar_row_kernel)(const polar_row_args *args, int64_t low, int64_t high);
 
 // How a group of quantised activations enters a sum.

@@ -1,6 +1,10 @@
 // Attention for AVX-512 with BF16. Queries and softmax weights are rounded to bf16; a row's sum is that of its rounded
-// weights. A score is one chain over pairs of dimensions and an output element one chain over pairs of tokens, so a
-// row's result does not depend on its company.
+// weights. A score is one chain over pairs of dimensions and an output element one chain over pairs of tokens.
+//
+// Weights are 2^(score - m) with m an integer that a row raises, after every 32 tokens, only when a score exceeds it by
+// more than 8: mostly the running output is not rescaled at all, and nothing is reduced across a vector. Raising is
+// decided by a row's own scores at fixed places, so results do not depend on how many pages or rows are worked on at
+// once: few rows stream over two pages at a time (decode), many go over four (prefill).
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include "kernels.h"
@@ -9,162 +13,271 @@
 #define VW 16
 
 #pragma clang attribute push( \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma"))), apply_to = function)
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma"))), apply_to = function)
 #include "vec.h"
 #include "bf16_dot.h"
 
-typedef struct {
-  int pages;
-  const uint16_t *block[POLAR_TILE_PAGES];
-  const uint16_t *next[POLAR_TILE_PAGES];
-} att_tile;
+enum {
+  STEP_PAGES = 2,
+  STEP_TOKENS = STEP_PAGES * POLAR_PAGE,
+  STREAM_ROWS = 8,  // up to so many rows, reading the pages takes longer than computing
+};
 
-// Scores of R rows against P pages.
+// 2^(y - m) for integer m, by a fit of 2^f on -1/2 ... 1/2 that is off by at most 3e-6; 0 for y = -inf.
+POLAR_ALWAYS_INLINE vf att_weight(vf y, vf m) {
+  const vf f = (vf)_mm512_reduce_ps((__m512)y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  vf p = FN(splat)(9.582812666e-3f);
+  p = p * f + 5.590642519e-2f;
+  p = p * f + 2.402409957e-1f;
+  p = p * f + 6.931241937e-1f;
+  p = p * f + 1.0f;
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)(y - f - m));
+}
+
+// Scores of R rows against P pages. Fetches a block on the way.
 POLAR_ALWAYS_INLINE void att_scores(
-  const int R, const int P, const uint16_t *const *k, const uint16_t *const *next, const uint16_t *q,
-  int64_t head_dim, float *scores
+  const int R, const int P, const uint16_t *const *block, const uint16_t *next, const uint16_t *q,
+  const int64_t head_dim, vf *scores
 ) {
-  vf acc[4 * POLAR_TILE_PAGES];
+  const uint16_t *k[POLAR_TILE_PAGES];
 #pragma clang loop unroll(full)
-  for (int i = 0; i < R * P; i++) acc[i] = (vf){0};
+  for (int p = 0; p < P; p++) k[p] = block[p];
+#pragma clang loop unroll(full)
+  for (int i = 0; i < R * P; i++) scores[i] = (vf){0};
+#pragma clang loop unroll_count(2)
   for (int64_t d = 0; d < head_dim; d += 2) {
+    if (next) {
+      __builtin_prefetch(next + d * 2 * POLAR_PAGE, 0, 3);
+      __builtin_prefetch(next + d * 2 * POLAR_PAGE + 32, 0, 3);
+    }
+    vu keys[POLAR_TILE_PAGES];
 #pragma clang loop unroll(full)
-    for (int p = 0; p < P; p++) {
-      if (next) __builtin_prefetch(next[p] + d * POLAR_PAGE, 0, 3);
-      const vu keys = FN(load_pairs)(k[p] + d * POLAR_PAGE);
+    for (int p = 0; p < P; p++) keys[p] = FN(load_pairs)(k[p] + d * POLAR_PAGE);
 #pragma clang loop unroll(full)
-      for (int r = 0; r < R; r++)
-        acc[r * P + p] = FN(pair_dot)(acc[r * P + p], keys, FN(splat_pair)(q + r * head_dim + d));
+    for (int r = 0; r < R; r++) {
+      const vu pair = FN(splat_pair)(q + r * head_dim + d);
+#pragma clang loop unroll(full)
+      for (int p = 0; p < P; p++) scores[r * P + p] = FN(pair_dot)(scores[r * P + p], keys[p], pair);
     }
   }
-#pragma clang loop unroll(full)
-  for (int r = 0; r < R; r++)
-#pragma clang loop unroll(full)
-    for (int p = 0; p < P; p++) FN(store)(scores + r * POLAR_TILE_TOKENS + p * VW, acc[r * P + p]);
 }
 
-// o = o * alpha + P V for R rows and NV vectors of dimensions from d0 on, over the first `tokens` tokens.
+// acc += P V of R rows, NV vectors of dimensions and one pair of tokens. Elements of `v` outside of `keep` count as
+// zero and lanes outside of `lanes` are not read.
+POLAR_ALWAYS_INLINE void att_pair(
+  const int R, const int NV, const uint16_t *v, const uint16_t *p, uint32_t keep, __mmask16 lanes, vf *acc
+) {
+  vu pair[4];
+#pragma clang loop unroll(full)
+  for (int r = 0; r < R; r++) pair[r] = FN(splat_pair)(p + r * POLAR_TILE_TOKENS) & keep;
+#pragma clang loop unroll(full)
+  for (int j = 0; j < NV; j++) {
+    vu values = (vu)_mm512_maskz_loadu_epi32(lanes, v + j * 2 * VW);
+    if (keep != 0xffffffffu) values &= keep;
+#pragma clang loop unroll(full)
+    for (int r = 0; r < R; r++) acc[r * NV + j] = FN(pair_dot)(acc[r * NV + j], values, pair[r]);
+  }
+}
+
+// o += P V of R rows and NV vectors from dimension d0 on, over the first `tokens` tokens of the pages. Fetches LINES
+// lines per pair of tokens on the way.
 POLAR_ALWAYS_INLINE void att_values(
-  const int R, const int NV, const att_tile *tile, int prefetch, int64_t d0, int64_t head_dim, int tokens,
-  const uint16_t *p, const float *alpha, float *o
+  const int R, const int NV, const int LINES, const uint16_t *const *block, const uint16_t *next, int64_t d0,
+  const int64_t head_dim, __mmask16 lanes, int tokens, const uint16_t *p, float *o
 ) {
-  vf acc[16];
+  vf acc[24];
 #pragma clang loop unroll(full)
   for (int r = 0; r < R; r++)
 #pragma clang loop unroll(full)
-    for (int j = 0; j < NV; j++) acc[r * NV + j] = FN(load)(o + r * head_dim + d0 + j * VW) * alpha[r];
-  for (int t = 0; t < tokens; t += 2) {
-    const int page = t / POLAR_PAGE;
-    const int64_t offset = POLAR_PAGE * head_dim + t % POLAR_PAGE * head_dim;
-    if (prefetch)
-      for (int64_t line = 0; line < 2 * head_dim; line += 32)
-        __builtin_prefetch(tile->next[page] + offset + line, 0, 3);
-    // The second token of the last pair may be one that is not visible; its value must not count.
-    const uint32_t keep = t + 1 < tokens ? 0xffffffffu : 0x0000ffffu;
+    for (int j = 0; j < NV; j++)
+      acc[r * NV + j] = (vf)_mm512_maskz_loadu_ps(lanes, o + r * head_dim + d0 + j * VW);
+  for (int page = 0; page * POLAR_PAGE < tokens; page++) {
+    const uint16_t *v = block[page] + POLAR_PAGE * head_dim + d0 * 2;
+    const uint16_t *weights = p + page * POLAR_PAGE;
+    const int count = tokens - page * POLAR_PAGE < POLAR_PAGE ? tokens - page * POLAR_PAGE : POLAR_PAGE;
+    int t = 0;
+    for (; t + 2 <= count; t += 2, v += 2 * head_dim) {
+      if (next && LINES) {
 #pragma clang loop unroll(full)
-    for (int j = 0; j < NV; j++) {
-      const vu values = FN(load_pairs)(tile->block[page] + offset + d0 * 2 + j * 2 * VW) & keep;
-#pragma clang loop unroll(full)
-      for (int r = 0; r < R; r++)
-        acc[r * NV + j] = FN(pair_dot)(acc[r * NV + j], values, FN(splat_pair)(p + r * POLAR_TILE_TOKENS + t));
-    }
-  }
-#pragma clang loop unroll(full)
-  for (int r = 0; r < R; r++)
-#pragma clang loop unroll(full)
-    for (int j = 0; j < NV; j++) FN(store)(o + r * head_dim + d0 + j * VW, acc[r * NV + j]);
-}
-
-// The dimensions that fill no vector.
-static void att_values_rest(
-  int R, const att_tile *tile, int64_t d0, int64_t head_dim, int tokens, const uint16_t *p, const float *alpha,
-  float *o
-) {
-  for (int r = 0; r < R; r++) {
-    for (int64_t d = d0; d < head_dim; d++) {
-      float acc = o[r * head_dim + d] * alpha[r];
-      for (int t = 0; t < tokens; t++) {
-        const uint16_t *v = tile->block[t / POLAR_PAGE] + POLAR_PAGE * head_dim + d * 2;
-        const int u = t % POLAR_PAGE;
-        acc = acc + polar_f32(v[u / 2 * 2 * head_dim + u % 2]) * polar_f32(p[r * POLAR_TILE_TOKENS + t]);
+        for (int i = 0; i < LINES; i++) __builtin_prefetch(next + i * 32, 0, 3);
+        next += LINES * 32;
       }
-      o[r * head_dim + d] = acc;
+      att_pair(R, NV, v, weights + t, 0xffffffffu, lanes, acc);
+    }
+    // The second token of the last pair may be one that is not visible, with anything as its value.
+    if (t < count) att_pair(R, NV, v, weights + t, 0x0000ffffu, lanes, acc);
+  }
+#pragma clang loop unroll(full)
+  for (int r = 0; r < R; r++)
+#pragma clang loop unroll(full)
+    for (int j = 0; j < NV; j++)
+      _mm512_mask_storeu_ps(o + r * head_dim + d0 + j * VW, lanes, (__m512)acc[r * NV + j]);
+}
+
+// att_values over all dimensions. How they are cut decides about speed only: enough chains, and lines fetched evenly.
+POLAR_ALWAYS_INLINE void att_all_values(
+  const int R, const uint16_t *const *block, const uint16_t *next, const int64_t head_dim, int tokens,
+  const uint16_t *p, float *o
+) {
+  const __mmask16 all = 0xffff;
+  if (head_dim == 64) {
+    att_values(R, 4, 4, block, next, 0, head_dim, all, tokens, p, o);
+  } else if (head_dim == 128 && R == 1) {
+    att_values(R, 4, 8, block, next, 0, head_dim, all, tokens, p, o);
+    att_values(R, 4, 0, block, NULL, 4 * VW, head_dim, all, tokens, p, o);
+  } else if (head_dim == 128 && R <= 3) {
+    att_values(R, 8, 8, block, next, 0, head_dim, all, tokens, p, o);
+  } else if (head_dim == 128) {
+    att_values(2, 8, 4, block, next, 0, head_dim, all, tokens, p, o);
+    const uint16_t *rest = next ? next + POLAR_PAGE * head_dim : NULL;
+    att_values(2, 8, 4, block, rest, 0, head_dim, all, tokens, p + 2 * POLAR_TILE_TOKENS, o + 2 * head_dim);
+  } else {
+    int64_t d = 0;
+    for (; d + 4 * VW <= head_dim; d += 4 * VW)
+      att_values(R, 4, 4, block, next ? next + d * POLAR_PAGE : NULL, d, head_dim, all, tokens, p, o);
+    for (; d < head_dim; d += VW) {
+      const __mmask16 lanes = head_dim - d < VW ? (__mmask16)((1u << (head_dim - d)) - 1) : all;
+      att_values(R, 1, 1, block, next ? next + d * POLAR_PAGE : NULL, d, head_dim, lanes, tokens, p, o);
     }
   }
 }
 
-// One softmax step of R rows, the first of which is `row`, over a tile that starts at token `start` of the span.
-POLAR_ALWAYS_INLINE void att_step(
-  const int R, const int P, const int NV, const polar_span *span, const att_tile *tile, int prefetch, int row,
-  int start, vf *sums
-) {
-  const int64_t head_dim = span->head_dim;
-  const float scale = span->scale;
-  const uint16_t *q = span->scratch + row * head_dim;
-  float *o = span->o + row * head_dim;
-  float scores[4 * POLAR_TILE_TOKENS] __attribute__((aligned(64)));
-  uint16_t p[4 * POLAR_TILE_TOKENS] __attribute__((aligned(64)));
-  float alpha[4];
-  int page = 0;
-  for (; page + P <= tile->pages; page += P)
-    att_scores(
-      R, P, tile->block + page, prefetch ? tile->next + page : NULL, q, head_dim, scores + page * POLAR_PAGE);
-  for (; page < tile->pages; page++)
-    att_scores(
-      R, 1, tile->block + page, prefetch ? tile->next + page : NULL, q, head_dim, scores + page * POLAR_PAGE);
+// Raises a row's m to what the scores of a step ask for, and rescales its sum and its output so far.
+static __attribute__((noinline)) float att_raise(float m, __m512 top, vf *sum, float *o, int64_t head_dim) {
+  const float raised = __builtin_ceilf(_mm512_reduce_max_ps(top));
+  const vf factor = (vf)_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(m - raised));
+  *sum = *sum * factor;
+  for (int64_t d = 0; d < head_dim; d++) o[d] = o[d] * factor[0];
+  return raised;
+}
 
-  const int tokens = tile->pages * POLAR_PAGE;
-  int visible = 0;
-  for (int r = 0; r < R; r++) {
-    float *s = scores + r * POLAR_TILE_TOKENS;
-    int limit = span->limits[row + r] - start;
-    limit = limit < 0 ? 0 : limit > tokens ? tokens : limit;
-    visible = limit > visible ? limit : visible;
-    const int low = span->starts[row + r] - start < limit ? span->starts[row + r] - start : limit;
-    for (int t = 0; t < low; t++) s[t] = -__builtin_inff();
-    for (int t = limit; t < tokens; t++) s[t] = -__builtin_inff();
-    vf top = FN(load)(s);
-    for (int t = VW; t < tokens; t += VW) top = FN(max)(FN(load)(s + t), top);
-    const float old = span->m[row + r], highest = FN(maximum)(top) * scale;
-    const float m = highest > old ? highest : old;
-    span->m[row + r] = m;
-    const vf rescale = FN(exp2)(FN(splat)(old - m));
-    alpha[r] = rescale[0];
-    vf sum = sums[row + r] * rescale;
-    for (int t = 0; t < tokens; t += VW) {
-      uint16_t *rounded = p + r * POLAR_TILE_TOKENS + t;
-      FN(store_bf16)(rounded, FN(exp2)(FN(load)(s + t) * scale - m));
-      vf weights;
+POLAR_ALWAYS_INLINE int att_exceeds(__m512 top, float m) {
+  return _mm512_cmp_ps_mask(top, _mm512_set1_ps(m + 8), _CMP_GT_OQ) != 0;
+}
+
+// One softmax step of R rows over the two pages from `page` of the step on, of whose scores y has P vectors per row.
+POLAR_ALWAYS_INLINE void att_accumulate(
+  const int R, const int P, const int64_t head_dim, const polar_span *span, const uint16_t *const *block,
+  const int page, const uint16_t *next, int row, int visible, const vf *y, vf *sums
+) {
+  float *o = span->o + row * head_dim;
+  uint16_t p[4 * POLAR_TILE_TOKENS] __attribute__((aligned(64)));
 #pragma clang loop unroll(full)
-      for (int i = 0; i < VW; i++) weights[i] = polar_f32(rounded[i]);
-      sum = sum + weights;
+  for (int r = 0; r < R; r++) {
+    const vf a = y[r * P + page], b = y[r * P + page + 1];
+    const __m512 top = _mm512_max_ps((__m512)a, (__m512)b);
+    if (att_exceeds(top, span->m[row + r]))
+      span->m[row + r] = att_raise(span->m[row + r], top, &sums[row + r], o + r * head_dim, head_dim);
+    const vf m = FN(splat)(span->m[row + r]);
+    const __m512bh both = _mm512_cvtne2ps_pbh((__m512)att_weight(b, m), (__m512)att_weight(a, m));
+    _mm512_store_si512(p + r * POLAR_TILE_TOKENS, (__m512i)both);
+    sums[row + r] = FN(pair_dot)(sums[row + r], (vu)both, (vu)_mm512_set1_epi32(0x3f803f80));
+  }
+  att_all_values(R, block + page, next, head_dim, visible - page * POLAR_PAGE, p, o);
+}
+
+// One step of R rows, the first of which is `row`, over P pages of which the first one's tokens start at `start` of the
+// span. Fetches the blocks `next` on the way, unless NULL.
+POLAR_ALWAYS_INLINE void att_rows(
+  const int R, const int P, const int64_t head_dim, const polar_span *span, const uint16_t *const *block,
+  const uint16_t *const *next, int start, int row, vf *sums
+) {
+  vf y[4 * POLAR_TILE_PAGES];
+  att_scores(R, P, block, next ? next[0] : NULL, span->scratch + row * head_dim, head_dim, y);
+  const vf scale = FN(splat)(span->scale);
+  const int tokens = P * POLAR_PAGE;
+  int visible = 0;
+#pragma clang loop unroll(full)
+  for (int r = 0; r < R; r++) {
+#pragma clang loop unroll(full)
+    for (int p = 0; p < P; p++) y[r * P + p] = y[r * P + p] * scale;
+    const int low = span->starts[row + r] - start, high = span->limits[row + r] - start;
+    visible = high > visible ? high : visible;
+    if (low <= 0 && high >= tokens) continue;
+    uint64_t mask = high <= 0 ? 0 : high >= 64 ? ~0ull : (1ull << high) - 1;
+    if (low > 0) mask = low >= 64 ? 0 : mask & ~((1ull << low) - 1);
+#pragma clang loop unroll(full)
+    for (int p = 0; p < P; p++)
+      y[r * P + p] = (vf)_mm512_mask_mov_ps(
+        _mm512_set1_ps(-__builtin_inff()), (__mmask16)(mask >> p * POLAR_PAGE), (__m512)y[r * P + p]);
+  }
+  visible = visible > tokens ? tokens : visible;
+  if (P == STEP_PAGES) {
+    att_accumulate(R, P, head_dim, span, block, 0, next ? next[1] : NULL, row, visible, y, sums);
+    return;
+  }
+
+  // Four pages at once unless a row raises its m.
+  int raises = 0;
+#pragma clang loop unroll(full)
+  for (int r = 0; r < R; r++) {
+    const __m512 low = _mm512_max_ps((__m512)y[r * P], (__m512)y[r * P + 1]);
+    const __m512 high = _mm512_max_ps((__m512)y[r * P + 2], (__m512)y[r * P + 3]);
+    raises |= att_exceeds(_mm512_max_ps(low, high), span->m[row + r]);
+  }
+  if (raises) {
+    const int first = visible < STEP_TOKENS ? visible : STEP_TOKENS;
+    att_accumulate(R, P, head_dim, span, block, 0, NULL, row, first, y, sums);
+    att_accumulate(R, P, head_dim, span, block, STEP_PAGES, NULL, row, visible, y, sums);
+    return;
+  }
+  uint16_t p[4 * POLAR_TILE_TOKENS] __attribute__((aligned(64)));
+#pragma clang loop unroll(full)
+  for (int r = 0; r < R; r++) {
+    const vf m = FN(splat)(span->m[row + r]);
+    vf sum = sums[row + r];
+#pragma clang loop unroll(full)
+    for (int i = 0; i < P; i += STEP_PAGES) {
+      const __m512bh both = _mm512_cvtne2ps_pbh(
+        (__m512)att_weight(y[r * P + i + 1], m), (__m512)att_weight(y[r * P + i], m));
+      _mm512_store_si512(p + r * POLAR_TILE_TOKENS + i * POLAR_PAGE, (__m512i)both);
+      sum = FN(pair_dot)(sum, (vu)both, (vu)_mm512_set1_epi32(0x3f803f80));
     }
     sums[row + r] = sum;
   }
-
-  int64_t d = 0;
-  for (; d + NV * VW <= head_dim; d += NV * VW)
-    att_values(R, NV, tile, prefetch && d == 0, d, head_dim, visible, p, alpha, o);
-  for (; d + VW <= head_dim; d += VW)
-    att_values(R, 1, tile, prefetch && d == 0, d, head_dim, visible, p, alpha, o);
-  if (d < head_dim) att_values_rest(R, tile, d, head_dim, visible, p, alpha, o);
+  att_all_values(R, block, NULL, head_dim, visible, p, span->o + row * head_dim);
 }
 
-#define ATTENTION_STEP(R, P, NV)                                                               \
-  static void att_step_##R(                                                                    \
-    const polar_span *span, const att_tile *tile, int prefetch, int row, int start, vf *sums   \
-  ) {                                                                                          \
-    att_step(R, P, NV, span, tile, prefetch, row, start, sums);                                \
+typedef void (*att_function)(
+  const polar_span *, const uint16_t *const *block, const uint16_t *const *next, int start, int row, vf *sums);
+
+#define ATTENTION_ROWS(R, P, D, HEAD_DIM)                                                        \
+  static void att_rows_##R##_##P##_##D(                                                          \
+    const polar_span *span, const uint16_t *const *block, const uint16_t *const *next, int start, int row, \
+    vf *sums                                                                                     \
+  ) {                                                                                            \
+    att_rows(R, P, HEAD_DIM, span, block, next, start, row, sums);                               \
   }
-ATTENTION_STEP(1, 4, 4)
-ATTENTION_STEP(2, 4, 4)
-ATTENTION_STEP(3, 4, 4)
-ATTENTION_STEP(4, 4, 4)
+#define ATTENTION_SIZES(R, P)      \
+  ATTENTION_ROWS(R, P, 64, 64)     \
+  ATTENTION_ROWS(R, P, 128, 128)   \
+  ATTENTION_ROWS(R, P, any, span->head_dim)
+ATTENTION_SIZES(1, 2)
+ATTENTION_SIZES(2, 2)
+ATTENTION_SIZES(3, 2)
+ATTENTION_SIZES(4, 2)
+ATTENTION_SIZES(4, 4)
+
+#define ATTENTION_FUNCTIONS(D) \
+  {att_rows_1_2_##D, att_rows_2_2_##D, att_rows_3_2_##D, att_rows_4_2_##D, att_rows_4_4_##D}
+static const att_function att_functions[3][5] = {
+  ATTENTION_FUNCTIONS(64), ATTENTION_FUNCTIONS(128), ATTENTION_FUNCTIONS(any)};
+
+// The block of the span's page `page`. Pages before the first one that counts and behind the last are masked; what is
+// read for them is a page that counts.
+static const uint16_t *att_block(const polar_span *span, int page) {
+  const int here = page < span->first ? span->first : page < span->pages ? page : span->pages - 1;
+  return span->blocks + polar_span_page(span, here) * 2 * POLAR_PAGE * span->head_dim;
+}
+
+// The block of a page to fetch, which may be one of what is read after the span; NULL where there is none.
+static const uint16_t *att_next(const polar_span *span, int page) {
+  if (page < span->pages) return att_block(span, page);
+  return page - span->pages < POLAR_TILE_PAGES ? span->next[page - span->pages] : NULL;
+}
 
 void polar_attention_avx512(const polar_span *span) {
-  typedef void (*step)(const polar_span *, const att_tile *, int, int, int, vf *);
-  static const step steps[] = {att_step_1, att_step_2, att_step_3, att_step_4};
-  const int64_t block_elements = 2 * POLAR_PAGE * (int64_t)span->head_dim;
+  const att_function *functions = att_functions[span->head_dim == 64 ? 0 : span->head_dim == 128 ? 1 : 2];
   vf sums[POLAR_SPAN_ROWS];
   for (int r = 0; r < span->rows; r++) {
     sums[r] = (vf){0};
@@ -172,27 +285,27 @@ void polar_attention_avx512(const polar_span *span) {
   }
   FN(convert)(span->scratch, span->q, (int64_t)span->rows * span->head_dim);
   __builtin_memset(span->o, 0, sizeof(float) * (size_t)span->rows * (size_t)span->head_dim);
-  // Tiles start at fixed places. Pages before the first one that counts are masked; what is read for them is that one.
-  for (int page = span->first / POLAR_TILE_PAGES * POLAR_TILE_PAGES; page < span->pages; page += POLAR_TILE_PAGES) {
-    att_tile tile;
-    tile.pages = span->pages - page < POLAR_TILE_PAGES ? span->pages - page : POLAR_TILE_PAGES;
-    for (int i = 0; i < tile.pages; i++) {
-      const int here = page + i < span->first ? span->first : page + i, ahead = page + i + POLAR_TILE_PAGES;
-      const int32_t number = span->table[here < span->skip_at ? here : here + span->skip];
-      tile.block[i] = span->blocks + number * block_elements;
-      tile.next[i] = tile.block[i];
-      if (ahead < span->pages) {
-        const int32_t following = span->table[ahead < span->skip_at ? ahead : ahead + span->skip];
-        tile.next[i] = span->blocks + following * block_elements;
-      } else if (span->next[i]) {
-        tile.next[i] = span->next[i];
-      }
+  const int pages = span->rows > STREAM_ROWS ? POLAR_TILE_PAGES : STEP_PAGES;
+  for (int page = span->first / pages * pages; page < span->pages; page += pages) {
+    const uint16_t *block[POLAR_TILE_PAGES], *following[STEP_PAGES];
+    for (int i = 0; i < pages; i++) block[i] = att_block(span, page + i);
+    const uint16_t *const *next = NULL;
+    int blocked = 0;
+    if (pages == STEP_PAGES) {
+      for (int i = 0; i < STEP_PAGES; i++) following[i] = att_next(span, page + STEP_PAGES + i);
+      next = following;
+    } else {
+      for (; blocked + 4 <= span->rows; blocked += 4)
+        functions[4](span, block, NULL, page * POLAR_PAGE, blocked, sums);
     }
-    for (int row = 0; row < span->rows;) {
-      const int left = span->rows - row;
-      const int count = left == 5 || left == 6 ? 3 : left < 4 ? left : 4;
-      steps[count - 1](span, &tile, row == 0, row, page * POLAR_PAGE, sums);
-      row += count;
+    for (int half = 0; half < pages; half += STEP_PAGES) {
+      for (int row = blocked; row < span->rows;) {
+        const int left = span->rows - row;
+        const int count = left == 5 || left == 6 ? 3 : left < 4 ? left : 4;
+        functions[count - 1](span, block + half, next, (page + half) * POLAR_PAGE, row, sums);
+        next = NULL;
+        row += count;
+      }
     }
   }
   for (int r = 0; r < span->rows; r++) span->l[r] = FN(sum)(sums[r]);
