@@ -105,7 +105,8 @@ let package = Package(
       ]),
     tests("PolarSparsityTests", ["PolarSparsity", "PolarReference", "PolarCPU"]),
     tests("PolarTokenizerTests", ["PolarTokenizer"]),
-    tests("PolarModelsTests", ["PolarModels", "PolarReference", "PolarCPU"]),
+    tests(
+      "PolarModelsTests", ["PolarModels", "PolarReference", "PolarCPU", "PolarCUDA", "EmulatedCUDA"]),
     tests(
       "PolarEngineTests",
       [

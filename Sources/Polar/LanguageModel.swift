@@ -103,7 +103,8 @@ public final class LanguageModel: Sendable {
       policy = try profile.policy(
         sparsity.mode, heads: sparsity.heads, density: sparsity.density, on: backend)
     }
-    policy = CountingPolicy(policy, statistics: statistics)
+    // Counting reads masks back at every layer, which recorded steps cannot do.
+    if !backend.recordsWork { policy = CountingPolicy(policy, statistics: statistics) }
     let context = min(limits.context ?? config.context, config.context)
     // No more than every sequence at the full context needs, and no more than 80 % of what is free.
     let most = limits.sequences * ((context + KVPage.tokens - 1) / KVPage.tokens)

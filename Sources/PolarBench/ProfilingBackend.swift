@@ -204,6 +204,7 @@ public struct ProfilingPolicy: SparsityPolicy {
     return base.select(context, workspace: &workspace, on: backend)
   }
   public var looksAtActivations: Bool { base.looksAtActivations }
+  public var isRecordable: Bool { base.isRecordable }
   public func selectNeurons(
     _ context: NeuronContext, workspace: inout Workspace, on backend: any Backend
   ) -> ActiveNeurons? {

@@ -153,6 +153,9 @@ public final class CUDABackend: Backend {
     device.join()
   }
 
+  /// Steps are recorded as CUDA graphs.
+  public var recordsWork: Bool { true }
+
   /// Records the kernels of `body` as a graph.
   public func record(_ body: () -> Void) -> (any RecordedWork)? {
     // A plan made before would be missing from the graph, one made in it is not there after it.

@@ -163,6 +163,8 @@ public protocol Backend: AnyObject, Sendable {
   /// Neither may use what the other writes, and workspace that `side` takes must not be released before `overlap`
   /// returns. A backend without streams runs `side`, then `main`.
   func overlap(side: () -> Void, main: () -> Void)
+  /// Whether ``record(_:)`` records; a batch is then padded to one of few sizes.
+  var recordsWork: Bool { get }
   /// Records the ops of `body` so that they can be run again at a fraction of the cost of issuing them. The ops read
   /// their tensors anew at every replay, but keep the addresses, shapes and scalar arguments of the recording.
   ///
@@ -197,6 +199,8 @@ extension Backend {
     main()
   }
 
+  /// False.
+  public var recordsWork: Bool { false }
   /// Records nothing.
   public func record(_ body: () -> Void) -> (any RecordedWork)? { nil }
 

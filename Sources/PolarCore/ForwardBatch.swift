@@ -1,5 +1,7 @@
 /// The rows (tokens) of one forward pass and where they belong: what the model and the ops see of the requests.
 ///
+/// A decode step may end with padding rows (see ``Backend/recordsWork``): token, position and slot are -1, what they compute is
+/// not a number and is read by nobody.
 /// Rows of one sequence are consecutive and in order of position. All members lie in the backend's memory.
 @frozen public struct ForwardBatch: BitwiseCopyable, Sendable {
   /// Token id of each row: i32 `[rows]`.

@@ -34,7 +34,7 @@ struct BatchBuilder {
   private let layout: Layout
   private let host: HostArray<Int32>
   private let device: any DeviceMemory
-  private var rows = 0
+  private(set) var rows = 0
   private var sequences = 0
   private var logitCount = 0
   private var longestContext = 0
@@ -95,15 +95,43 @@ struct BatchBuilder {
     tableColumns = max(tableColumns, needed)
   }
 
+  /// Uploads a decode step, filled up with padding rows to `padded` rows. All tensors have the same address and shape at
+  /// every call with the same `padded`, whatever the contexts.
+  mutating func finish(paddedTo padded: Int, on backend: any Backend) -> ForwardBatch {
+    precondition(rows == sequences && rows == logitCount, "a decode step has one row per sequence")
+    precondition(padded >= rows && padded <= layout.sequences, "no room for \(padded) rows")
+    let data = host.buffer
+    for row in rows..<padded {
+      data[layout.tokens + row] = -1
+      data[layout.positions + row] = -1
+      data[layout.slots + row] = -1
+      data[layout.rowSequences + row] = Int32(row)
+      data[layout.logits + row] = Int32(row)
+    }
+    // Tables of padding rows are read by nobody.
+    let tables = (sequences - 1) * layout.tablePages + tableColumns
+    rows = padded
+    sequences = padded
+    logitCount = padded
+    tableColumns = layout.tablePages
+    longestContext = layout.tablePages * KVPage.tokens
+    return finish(isDecode: true, tableElements: tables, on: backend)
+  }
+
   /// Uploads the step.
   func finish(isDecode: Bool, on backend: any Backend) -> ForwardBatch {
     precondition(!isDecode || rows == sequences, "a decode step has one row per sequence")
+    return finish(
+      isDecode: isDecode, tableElements: (sequences - 1) * layout.tablePages + tableColumns, on: backend)
+  }
+
+  private func finish(isDecode: Bool, tableElements: Int, on backend: any Backend) -> ForwardBatch {
     upload(layout.tokens, rows, on: backend)
     upload(layout.positions, rows, on: backend)
     upload(layout.slots, rows, on: backend)
     upload(layout.rowSequences, rows, on: backend)
     upload(layout.logits, logitCount, on: backend)
-    upload(layout.tables, (sequences - 1) * layout.tablePages + tableColumns, on: backend)
+    upload(layout.tables, tableElements, on: backend)
     return ForwardBatch(
       tokens: tensor(layout.tokens, columns: rows),  // [rows]
       positions: tensor(layout.positions, columns: rows),  // [rows]

@@ -100,6 +100,15 @@ extension Engine {
     // Committed before the tokens are chosen: a sequence that ends takes its pages with it.
     if !step.prefill.isEmpty { runPrefill() }
     if !step.decode.isEmpty { runDecode() }
+    if let failure = runner.backend.failure { fail(failure) }
+  }
+
+  /// The device has failed: nothing that is under way can go on.
+  private func fail(_ error: PolarError) {
+    for id in live.keys.sorted() {
+      scheduler.remove(id)
+      live.removeValue(forKey: id)?.fail(error)
+    }
   }
 
   private func runPrefill() {
@@ -132,10 +141,47 @@ extension Engine {
       guard let sequence = scheduler.runningSequence(row.id) else { continue }
       runner.append(sequence.token(at: row.position), at: row.position, pages: sequence.pages)
     }
-    let logits = runner.run(.decode, policy: policy)
+    if drawsOnDevice() { return drawTokens() }
+    let logits = runner.run(.decode, policy: policy, replaying: true)
     scheduler.commitDecode(step)
     for (index, row) in step.decode.enumerated() {
       if row.samples { choose(row.id, logits: logits, row: index) } else { counters.replayedTokens += 1 }
+    }
+  }
+
+  /// Whether the device can choose all tokens of the step: no request asks for penalties or log probabilities.
+  private func drawsOnDevice() -> Bool {
+    guard runner.backend.tokenDrawing != nil else { return false }
+    return step.decode.allSatisfy { row in
+      guard let parameters = live[row.id]?.parameters else { return true }
+      return !parameters.hasPenalties && parameters.logprobs == nil
+    }
+  }
+
+  /// Computes the step and chooses its tokens on the device, so that only their ids come back.
+  private func drawTokens() {
+    for (index, row) in step.decode.enumerated() {
+      draws.buffer[index] = TokenDraw(temperature: 0, topP: 1, minP: 0, topK: 0, uniform: 0)
+      guard row.samples, let request = live[row.id], request.parameters.temperature > 0 else { continue }
+      let parameters = request.parameters
+      draws.buffer[index] = TokenDraw(
+        temperature: parameters.temperature, topP: parameters.topP, minP: parameters.minP,
+        topK: Int32(clamping: parameters.topK), uniform: request.sampling.random.nextUnit())
+    }
+    let wanted = UnsafeBufferPointer(rebasing: draws.buffer[0..<step.decode.count])
+    let tokens = runner.runDrawing(wanted, policy: policy, replaying: true)
+    scheduler.commitDecode(step)
+    for (index, row) in step.decode.enumerated() {
+      guard row.samples else {
+        counters.replayedTokens += 1
+        continue
+      }
+      if tokens[index] >= 0 {
+        deliver(tokens[index], logprobs: nil, to: row.id)
+      } else {
+        scheduler.remove(row.id)
+        live.removeValue(forKey: row.id)?.fail(Sampler.notANumber)
+      }
     }
   }
 
@@ -149,14 +195,20 @@ extension Engine {
       if let top = request.parameters.logprobs {
         logprobs = try Sampler.logprobs(line, chosen: token, top: top)
       }
-      counters.generatedTokens += 1
-      let isFull = scheduler.append(token, to: id)
-      let reason = request.deliver(token, logprobs: logprobs, isFull: isFull, now: .now)
-      if let reason { end(id, reason) }
+      deliver(token, logprobs: logprobs, to: id)
     } catch {
       scheduler.remove(id)
       live.removeValue(forKey: id)?.fail(error)
     }
+  }
+
+  /// Appends a chosen token to its sequence and hands it to the request's reader.
+  private func deliver(_ token: Int32, logprobs: TokenLogprobs?, to id: SequenceID) {
+    guard let request = live[id] else { return }
+    counters.generatedTokens += 1
+    let isFull = scheduler.append(token, to: id)
+    let reason = request.deliver(token, logprobs: logprobs, isFull: isFull, now: .now)
+    if let reason { end(id, reason) }
   }
 
   /// Takes a request out of the engine and finishes its stream.

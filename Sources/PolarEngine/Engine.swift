@@ -49,6 +49,8 @@ public actor Engine {
   let runner: ModelRunner
   let policy: any SparsityPolicy
   let sampler: Sampler
+  /// How the tokens of a step are drawn, where the device draws them.
+  let draws: HostArray<TokenDraw>
   let vocabulary: Int
   private let endTokens: Set<Int32>
   private let makeText: (@Sendable () -> any TokenTextStream)?
@@ -86,6 +88,9 @@ public actor Engine {
         context: runner.maximumContext))
     vocabulary = runner.model.config.vocabulary
     sampler = try Sampler(vocabulary: vocabulary)
+    draws = try HostArray(
+      count: runner.maximumSequences, what: "draws",
+      initial: TokenDraw(temperature: 0, topP: 1, minP: 0, topK: 0, uniform: 0))
     self.policy = policy
     self.endTokens = endTokens
     self.makeText = text

@@ -58,6 +58,10 @@ public final class ModelRunner {
   private var workspace: Workspace
   private var builder: BatchBuilder
   private let logits: HostArray<Float>
+  private let tokens: HostArray<Int32>
+  /// Tokens i32 `[maximumSequences]`, then how they are drawn, ``TokenDraw`` `[maximumSequences]`.
+  private let drawing: any DeviceMemory
+  private var graphs = StepGraphs()
 
   /// Allocates everything a pass needs.
   ///
@@ -91,6 +95,9 @@ public final class ModelRunner {
       throw .configuration(
         field: "maximumRows", reason: "\(maximumRows) is less than the \(maximumSequences) sequences")
     }
+    let config = model.config
+    try backend.prepare(
+      AttentionShape(heads: config.heads, kvHeads: config.kvHeads, headDim: config.headDim))
     self.model = model
     self.backend = backend
     self.maximumRows = maximumRows
@@ -106,6 +113,9 @@ public final class ModelRunner {
       rows: maximumRows, logitRows: logitRows, sequences: maximumSequences,
       context: maximumContext, on: backend)
     logits = try HostArray(count: logitRows * vocabulary, what: "logits", initial: 0)
+    tokens = try HostArray(count: maximumSequences, what: "tokens", initial: 0)
+    drawing = try backend.allocate(
+      byteCount: Self.drawsOffset(maximumSequences) + maximumSequences * MemoryLayout<TokenDraw>.stride)
   }
 
   /// Bytes of scratch memory, and the most that a pass has used of it.
@@ -137,19 +147,88 @@ public final class ModelRunner {
 
   /// Runs the pass. Returns the wanted logits `[logit rows, vocabulary]` in the order of the rows, valid until the
   /// next pass.
+  ///
+  /// - Parameter replaying: Records decode steps and replays them where backend and policy allow it (see ``StepGraphs``).
+  ///   The policy must be the same at every such call, until ``forgetRecordings()``.
   public func run(
-    _ kind: ForwardKind, policy: any SparsityPolicy = DensePolicy(), tap: (any ForwardTap)? = nil
+    _ kind: ForwardKind, policy: any SparsityPolicy = DensePolicy(), tap: (any ForwardTap)? = nil,
+    replaying: Bool = false
   ) -> UnsafeBufferPointer<Float> {
-    let batch = builder.finish(isDecode: kind == .decode, on: backend)
-    let result = model.forward(
-      batch, cache: cache, policy: policy, tap: tap, workspace: &workspace, on: backend)
-    let count = batch.logitCount * vocabulary
+    let result = compute(kind, policy: policy, tap: tap, replaying: replaying)
+    let count = result.rows * vocabulary
     guard count > 0 else { return UnsafeBufferPointer(rebasing: logits.buffer[0..<0]) }
     // [logitCount, vocabulary]
     let host = UnsafeMutableBufferPointer(rebasing: logits.buffer[0..<count])
-    precondition(result.isContiguous && result.count == count, "logits of an unexpected shape")
+    precondition(result.isContiguous && result.columns == vocabulary, "logits of an unexpected shape")
     backend.download(result.address, into: UnsafeMutableRawBufferPointer(host))
     return UnsafeBufferPointer(host)
+  }
+
+  /// Runs a decode pass and chooses one token per row as `draws` says, on the device. Returns the tokens, -1 where logits are
+  /// not numbers; valid until the next pass. Only for backends with ``Backend/tokenDrawing``.
+  public func runDrawing(
+    _ draws: UnsafeBufferPointer<TokenDraw>, policy: any SparsityPolicy = DensePolicy(),
+    replaying: Bool = false
+  ) -> UnsafeBufferPointer<Int32> {
+    let rows = draws.count
+    let chosen = UnsafeMutableBufferPointer(rebasing: tokens.buffer[0..<rows])
+    guard let drawer = backend.tokenDrawing, rows > 0 else { return UnsafeBufferPointer(chosen) }
+    let result = compute(.decode, policy: policy, tap: nil, replaying: replaying)
+    precondition(result.rows == rows, "\(rows) draws for \(result.rows) rows")
+    let target = Tensor(drawing.base, columns: rows, dtype: .i32)
+    if draws.allSatisfy({ $0.temperature == 0 }) {
+      drawer.argmax(target, logits: result)
+    } else {
+      let bytes = UnsafeRawBufferPointer(draws)
+      let parameters = Tensor(
+        drawing.base.advanced(by: Self.drawsOffset(maximumSequences)), rows: rows,
+        columns: MemoryLayout<TokenDraw>.stride, dtype: .u8)
+      backend.upload(bytes, to: parameters.address)
+      drawer.draw(target, logits: result, draws: parameters)
+    }
+    backend.download(target.address, into: UnsafeMutableRawBufferPointer(chosen))
+    return UnsafeBufferPointer(chosen)
+  }
+
+  private static func drawsOffset(_ sequences: Int) -> Int { (sequences * 4 + 63) & ~63 }
+
+  /// Forgets recorded steps, so that another policy may be used.
+  public func forgetRecordings() { graphs.removeAll() }
+
+  /// Sizes of batches whose step is recorded.
+  public var recordedBuckets: [Int] { graphs.recorded }
+
+  /// Runs the pass; logits f32 `[logit rows, vocabulary]` on the device.
+  private func compute(
+    _ kind: ForwardKind, policy: any SparsityPolicy, tap: (any ForwardTap)?, replaying: Bool
+  ) -> Tensor {
+    guard kind == .decode, replaying, tap == nil, backend.recordsWork, policy.isRecordable else {
+      return model.forward(
+        builder.finish(isDecode: kind == .decode, on: backend), cache: cache, policy: policy, tap: tap,
+        workspace: &workspace, on: backend)
+    }
+    let rows = builder.rows
+    let bucket = StepGraphs.bucket(rows: rows, most: maximumSequences)
+    let batch = builder.finish(paddedTo: bucket, on: backend)
+    if graphs.step(bucket) == nil {
+      guard graphs.isWarm(bucket) else {
+        graphs.warm(bucket)
+        return forward(batch, policy).rows(0..<rows)
+      }
+      var logits: Tensor?
+      guard let work = backend.record({ logits = forward(batch, policy) }), let logits else {
+        // The backend's failure says why.
+        return forward(batch, policy).rows(0..<rows)
+      }
+      graphs.keep(StepGraphs.Step(work: work, logits: logits), bucket)
+    }
+    guard let step = graphs.step(bucket) else { return forward(batch, policy).rows(0..<rows) }
+    step.work.replay()
+    return step.logits.rows(0..<rows)
+  }
+
+  private func forward(_ batch: ForwardBatch, _ policy: any SparsityPolicy) -> Tensor {
+    model.forward(batch, cache: cache, policy: policy, tap: nil, workspace: &workspace, on: backend)
   }
 
   /// Runs one pass over `spans`, one per sequence. Returns the wanted logits `[logit rows, vocabulary]`, valid until

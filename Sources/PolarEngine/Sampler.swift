@@ -30,6 +30,10 @@ public struct SamplerState: Sendable {
 
 /// Chooses tokens from logits. One sampler serves all requests of an engine; it holds only scratch memory, made once.
 public final class Sampler {
+  /// What a row of logits that are not numbers gives.
+  static let notANumber = PolarError.request(
+    field: "logits", reason: "the model's output is not a number")
+
   private let vocabulary: Int
   /// Logits after penalties; then weights relative to the most likely token: [vocabulary].
   private let weights: HostArray<Float>
@@ -56,7 +60,7 @@ public final class Sampler {
       row = UnsafeBufferPointer(weights.buffer)
     }
     guard let peak = VectorMath.maximum(row), peak.isFinite else {
-      throw .request(field: "logits", reason: "the model's output is not a number")
+      throw Self.notANumber
     }
     let token =
       parameters.temperature == 0
@@ -77,7 +81,7 @@ public final class Sampler {
     _ logits: UnsafeBufferPointer<Float>, chosen: Int32, top: Int
   ) throws(PolarError) -> TokenLogprobs {
     guard let peak = VectorMath.maximum(logits), peak.isFinite else {
-      throw .request(field: "logits", reason: "the model's output is not a number")
+      throw Self.notANumber
     }
     let shift = Double(peak) + VectorMath.logOfSumOfExponentials(logits, peak: peak)
     var best: [TokenLogprobs.Entry] = []

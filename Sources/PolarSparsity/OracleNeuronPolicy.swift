@@ -89,6 +89,9 @@ public final class RandomNeuronPolicy: SparsityPolicy {
       State(generator: SplitMix64(seed: seed), scores: Array(repeating: 0, count: neurons)))
   }
 
+  /// Scores come from the host.
+  public var isRecordable: Bool { false }
+
   /// Bytes of workspace that selecting takes or keeps for `rows` rows, the list included.
   public func workspaceByteCount(rows: Int) -> Int {
     neurons * 4 + 64 + neuronListByteCount(neurons)

@@ -34,6 +34,9 @@ public final class RandomPolicy: SparsityPolicy {
         scores: Array(repeating: 0, count: maximumRows * units.count)))
   }
 
+  /// Scores come from the host.
+  public var isRecordable: Bool { false }
+
   /// Bytes of workspace that selecting takes for `rows` rows, the mask included.
   public func workspaceByteCount(rows: Int) -> Int {
     rows * units.count * (4 + units.headsPerUnit) + 128

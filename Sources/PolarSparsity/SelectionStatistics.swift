@@ -133,6 +133,8 @@ public struct CountingPolicy: SparsityPolicy {
 
   /// Whether the other policy does.
   public var looksAtActivations: Bool { base.looksAtActivations }
+  /// Counting reads from the device.
+  public var isRecordable: Bool { false }
 
   /// The neurons that the other policy chooses by their activations.
   public func selectNeurons(

@@ -46,6 +46,8 @@ public struct CombinedPolicy: SparsityPolicy {
 
   /// Whether the policy for neurons looks at activations.
   public var looksAtActivations: Bool { neurons.looksAtActivations }
+  /// Where both are.
+  public var isRecordable: Bool { heads.isRecordable && neurons.isRecordable }
 
   /// The neurons that the policy for neurons chooses by their activations.
   public func selectNeurons(

@@ -11,6 +11,9 @@ public protocol SparsityPolicy: Sendable {
   func select(
     _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
   ) -> Selection
+  /// Whether a step with it may be recorded and replayed (``PolarCore/Backend/record(_:)``): selecting issues the same ops at
+  /// every step, and neither copies to or from the host nor decides anything there.
+  var isRecordable: Bool { get }
   /// Whether ``selectNeurons(_:workspace:on:)`` is to be asked: for oracles, at the price of computing every activation first.
   var looksAtActivations: Bool { get }
   /// A second look: asked in decode steps where ``select(_:workspace:on:)`` chose no neurons, with the true activations of
@@ -21,6 +24,8 @@ public protocol SparsityPolicy: Sendable {
 }
 
 extension SparsityPolicy {
+  /// True.
+  public var isRecordable: Bool { true }
   /// False.
   public var looksAtActivations: Bool { false }
   /// Leaves the MLP dense.

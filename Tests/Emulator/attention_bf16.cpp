@@ -18,8 +18,23 @@ namespace d6 {
 #include "attention_table.h"
 #undef POLAR_HEAD_DIM
 }
+namespace d8 {
+#define POLAR_HEAD_DIM 8
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
+namespace d12 {
+#define POLAR_HEAD_DIM 12
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
 namespace d16 {
 #define POLAR_HEAD_DIM 16
+#include "attention_table.h"
+#undef POLAR_HEAD_DIM
+}
+namespace d24 {
+#define POLAR_HEAD_DIM 24
 #include "attention_table.h"
 #undef POLAR_HEAD_DIM
 }

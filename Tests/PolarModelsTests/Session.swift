@@ -1,4 +1,6 @@
+import EmulatedCUDA
 import PolarCPU
+import PolarCUDA
 import PolarCore
 import PolarFormats
 import PolarModels
@@ -9,6 +11,11 @@ import Testing
 /// The backends a test runs on.
 enum Device: String, CaseIterable, CustomTestStringConvertible {
   case reference, cpu
+  /// The CUDA backend on the emulator.
+  case emulatedCUDA
+
+  /// Those whose decode and prefill attention agree bit for bit.
+  static let matching: [Device] = [.reference, .cpu]
 
   var testDescription: String { rawValue }
 
@@ -16,6 +23,7 @@ enum Device: String, CaseIterable, CustomTestStringConvertible {
     switch self {
     case .reference: ReferenceBackend()
     case .cpu: try CPUBackend()
+    case .emulatedCUDA: try CUDABackend(device: EmulatedDevice())
     }
   }
 }

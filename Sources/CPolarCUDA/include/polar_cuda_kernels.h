@@ -204,7 +204,8 @@ POLAR_CHECK_SIZE(PolarStoreKVArgs, 48);
 
 // ---- Dense ops (dense.cu) -----------------------------------------------------------------------------------------------
 
-/// polar_embed: out[i, :] = table[tokens[i], :]; a negative token gives zeros.
+/// polar_embed: out[i, :] = table[tokens[i], :]; a negative token (a padding row) gives NaN, so that
+/// nothing of it counts in a union of neurons, and a leak into another row would show.
 /// grid rows, block POLAR_ROW_THREADS, shared 0.
 typedef struct {
   PolarAddress out;         ///< f32 [rows, columns]

@@ -7,7 +7,9 @@ KERNEL(POLAR_ROW_THREADS) polar_embed(ARGS(PolarEmbedArgs) args) {
   const int token = ((const int*)args.tokens)[blockIdx.x];
   float* out = row_of(args.out, blockIdx.x, args.out_stride);
   const u16* row = (const u16*)args.table + (u64)(token < 0 ? 0 : token) * args.table_stride;
-  for (int j = threadIdx.x; j < args.columns; j += blockDim.x) out[j] = token < 0 ? 0.f : element_value(row[j]);
+  for (int j = threadIdx.x; j < args.columns; j += blockDim.x) {
+    out[j] = token < 0 ? bits_float(0x7fc00000u) : element_value(row[j]);
+  }
 }
 
 KERNEL(POLAR_ROW_THREADS) polar_gather_rows(ARGS(PolarGatherRowsArgs) args) {

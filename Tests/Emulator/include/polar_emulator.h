@@ -16,7 +16,7 @@ extern "C" {
 typedef struct {
   /// Entry point, such as `polar_attention_decode`.
   const char *kernel;
-  /// Of attention kernels: one of 2, 6, 16, 32, 48, 64, 80, 96, 128, 256; else ignored.
+  /// Of attention kernels: one of 2, 6, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128, 256; else ignored.
   int head_dim;
   /// 1: elements are f16, else bf16.
   int element_f16;
