@@ -40,3 +40,5 @@ const polar_kernels *polar_cpu_table(int isa) {
     default: return NULL;
   }
 }
+
+void polar_matmul(const polar_kernels *kernels, const polar_matmul_args *args) { kernels->matmul(args); }

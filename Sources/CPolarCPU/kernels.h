@@ -87,6 +87,7 @@ struct polar_kernels {
   void (*attention)(const polar_span *span);
   polar_row_kernel rms_norm, add_rms_norm, head_rms_norm, layer_norm, silu_mul, relu_mul, relu, add, rotary;
   polar_row_kernel head_norms, head_deviations;
+  void (*matmul)(const polar_matmul_args *args);
   // A sum over `bytes` (a multiple of 256) of memory.
   float (*read)(const void *memory, size_t bytes);
   // Runs `steps` steps of independent multiply-adds, stores something to `sink`, returns the flops done.

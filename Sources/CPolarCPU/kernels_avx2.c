@@ -19,6 +19,7 @@
 #include "linear_impl.h"
 #include "attention_impl.h"
 #include "ops_impl.h"
+#include "matmul_impl.h"
 #pragma clang attribute pop
 
 const polar_kernels polar_kernels_avx2 = {
@@ -36,6 +37,7 @@ const polar_kernels polar_kernels_avx2 = {
   .rotary = rotary_avx2,
   .head_norms = head_norms_avx2,
   .head_deviations = head_deviations_avx2,
+  .matmul = matmul_avx2,
   .read = read_avx2,
   .fma = fma_avx2,
 };

@@ -11,6 +11,7 @@
   __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma"))), apply_to = function)
 #include "vec.h"
 #include "ops_impl.h"
+#include "matmul_impl.h"
 #include "bf16_dot.h"
 
 // Most pairs of inputs between stores of the accumulators, when rows are many: a panel's block of 24 KiB stays in L1.
@@ -141,6 +142,7 @@ const polar_kernels polar_kernels_avx512 = {
   .rotary = rotary_avx512,
   .head_norms = head_norms_avx512,
   .head_deviations = head_deviations_avx512,
+  .matmul = matmul_avx512,
   .read = read_avx512,
   .fma = pairs_peak,
 };

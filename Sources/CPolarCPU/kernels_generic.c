@@ -16,6 +16,7 @@
 #include "linear_impl.h"
 #include "attention_impl.h"
 #include "ops_impl.h"
+#include "matmul_impl.h"
 
 const polar_kernels polar_kernels_generic = {
   .linear = linear_generic,
@@ -32,6 +33,7 @@ const polar_kernels polar_kernels_generic = {
   .rotary = rotary_generic,
   .head_norms = head_norms_generic,
   .head_deviations = head_deviations_generic,
+  .matmul = matmul_generic,
   .read = read_generic,
   .fma = fma_generic,
 };

@@ -4,12 +4,12 @@ public import PolarSparsity
 
 /// Records what routers learn from while a model runs dense prefill, in bounded memory.
 ///
-/// Per layer and token it takes the block input, the output norms `||o_h||`, and the relative deviations
-/// `||W_o,h (o_h - f_h)|| / ||residual||`, where `f_h` is the local fallback's output on the same K and V. A unit of
-/// several heads has the root of their summed squares. Tokens whose whole context lies in the local pages are left out:
-/// there the fallback is exact.
+/// Per layer and token it takes the block input, the output norms `||o_h||`, the relative deviations
+/// `||W_o,h (o_h - f_h)|| / ||residual||`, where `f_h` is the local fallback's output on the same K and V, and, of a ReLU
+/// MLP, one bit per neuron. A unit of several heads has the root of their summed squares. Tokens whose whole context
+/// lies in the local pages are left out: there the fallback is exact.
 public final class ActivationRecorder: ForwardTap {
-  /// Recorded samples by layer; nil for dense layers.
+  /// Recorded samples by layer; nil for layers without routers.
   public private(set) var samples: [LayerSamples?]
   /// Tokens that were eligible so far.
   public private(set) var tokens = 0
@@ -17,6 +17,7 @@ public final class ActivationRecorder: ForwardTap {
   private let config: ModelConfig
   private let units: SelectionUnits
   private let gram: OutputGram
+  private let projections: [Projection]
   private let sinkPages: Int
   private let recentPages: Int
   private let keep: Double
@@ -29,36 +30,71 @@ public final class ActivationRecorder: ForwardTap {
   private var norms: [Float] = []
   private var features: [Float] = []
   private var row: [Float] = []
+  private var residual: [Float] = []
+  private var delta: [Float] = []
+  private var activations: [Float] = []
+  private var importanceSums: [Double]
+  private var largestCounts: [Int]
   private var deviationSums: [Double]
   private var normSums: [Double]
   private var outputSums: [Double]
 
+  /// A layer's attention out-projection.
+  public struct Projection: Sendable {
+    /// `[hidden, heads * headDim]`.
+    public var weight: PackedMatrix
+    /// f32 `[hidden]`.
+    public var bias: Tensor?
+
+    /// A projection.
+    public init(weight: PackedMatrix, bias: Tensor? = nil) {
+      self.weight = weight
+      self.bias = bias
+    }
+  }
+
   /// A recorder.
   /// - Parameters:
-  ///   - denseLayers: layers without routers; only their means are recorded.
+  ///   - projections: the out-projection of every layer.
+  ///   - denseLayers: layers without head routers; of their heads only means are recorded.
+  ///   - recordsNeurons: whether MLP activations are recorded.
   ///   - expectedTokens: tokens that will be run, to spread the kept ones evenly.
   ///   - memoryLimit: bytes of samples to keep at most.
   public init(
-    config: ModelConfig, units: SelectionUnits, gram: OutputGram, sinkPages: Int, recentPages: Int,
-    denseLayers: Set<Int>, expectedTokens: Int, memoryLimit: Int
+    config: ModelConfig, units: SelectionUnits, gram: OutputGram, projections: [Projection],
+    sinkPages: Int, recentPages: Int, denseLayers: Set<Int>, recordsNeurons: Bool = false,
+    expectedTokens: Int, memoryLimit: Int
   ) {
     self.config = config
     self.units = units
     self.gram = gram
+    self.projections = projections
     self.sinkPages = sinkPages
     self.recentPages = recentPages
-    let sparseLayers = max(1, config.layers - denseLayers.count)
     let features = Self.localFeatures(config)
-    let width = config.hidden + features
-    let bytes = LayerSamples.bytesPerToken(inputs: width, units: units.count) * sparseLayers
-    let capacity = min(expectedTokens, max(1, memoryLimit / bytes))
-    keep = Double(capacity) / Double(max(1, expectedTokens))
-    samples = (0..<config.layers).map { layer in
+    let neurons = recordsNeurons ? config.intermediate : 0
+    /// Whether a layer has head routers, and the width of its samples.
+    func shape(_ layer: Int) -> (routesHeads: Bool, inputs: Int, units: Int) {
       denseLayers.contains(layer)
-        ? nil
-        : LayerSamples(
-          inputs: width, localFeatures: features, units: units.count, capacity: capacity)
+        ? (false, config.hidden, 0) : (true, config.hidden + features, units.count)
     }
+    let recorded = (0..<config.layers).filter { recordsNeurons || shape($0).routesHeads }
+    let bytes = recorded.reduce(0) { sum, layer in
+      let shape = shape(layer)
+      return sum
+        + LayerSamples.bytesPerToken(inputs: shape.inputs, units: shape.units, neurons: neurons)
+    }
+    let capacity = min(expectedTokens, max(1, memoryLimit / max(1, bytes)))
+    keep = Double(capacity) / Double(max(1, expectedTokens))
+    samples = Array(repeating: nil, count: config.layers)
+    for layer in recorded {
+      let shape = shape(layer)
+      samples[layer] = LayerSamples(
+        inputs: shape.inputs, localFeatures: shape.routesHeads ? features : 0, units: shape.units,
+        neurons: neurons, capacity: capacity)
+    }
+    importanceSums = Array(repeating: 0, count: config.layers)
+    largestCounts = Array(repeating: 0, count: config.layers * units.count)
     deviationSums = Array(repeating: 0, count: config.layers * units.count)
     normSums = deviationSums
     outputSums = Array(repeating: 0, count: config.layers * config.heads * config.headDim)
@@ -72,7 +108,8 @@ public final class ActivationRecorder: ForwardTap {
 
   /// Bytes of workspace that recording takes for `rows` rows, beside the model's own.
   public func workspaceByteCount(rows: Int) -> Int {
-    rows * 4 * (config.heads * config.headDim + 3 * config.heads + 2 * units.count) + 5 * 64
+    rows * 4 * (config.heads * config.headDim + 3 * config.heads + 2 * units.count + config.hidden)
+      + 6 * 64
   }
 
   /// Mean relative deviation: `[layers, units]`.
@@ -81,6 +118,19 @@ public final class ActivationRecorder: ForwardTap {
   public var meanNorms: [Float] { means(normSums) }
   /// Mean output of each head: `[layers, heads, headDim]`.
   public var meanOutputs: [Float] { means(outputSums) }
+
+  /// Mean `1 - cos(x, x + attention(x))` of the residual stream `x` at each layer's attention: how much it turns the
+  /// stream (Polar Sparsity, figure 3b).
+  public var attentionImportance: [Double] { importanceSums.map { $0 / Double(max(1, tokens)) } }
+
+  /// Fraction of tokens on which each unit is among the larger half of its layer by norm: `[layers][units]`.
+  public var largestUnits: [[Double]] {
+    (0..<config.layers).map { layer in
+      largestCounts[layer * units.count..<(layer + 1) * units.count].map {
+        Double($0) / Double(max(1, tokens))
+      }
+    }
+  }
 
   private func means(_ sums: [Double]) -> [Float] { sums.map { Float($0 / Double(max(1, tokens))) } }
 
@@ -97,6 +147,7 @@ public final class ActivationRecorder: ForwardTap {
     let unitDeviations = workspace.take(rows: rows, columns: units.count)
     let unitNorms = workspace.take(rows: rows, columns: units.count)
     let localNorms = workspace.take(rows: rows, columns: Self.localFeatures(config))
+    let projected = workspace.take(rows: rows, columns: config.hidden)
     backend.prefillAttention(
       local, query: context.query, kv: context.kv, batch: context.batch, scale: context.scale,
       span: .local(sinkPages: sinkPages, recentPages: recentPages))
@@ -106,21 +157,43 @@ public final class ActivationRecorder: ForwardTap {
     backend.headNorms(unitDeviations, attention: headDeviations)
     backend.headNorms(unitNorms, attention: output)
     backend.headNorms(localNorms, attention: local)
+    let projection = projections[context.layer]
+    backend.linear(projected, output, weight: projection.weight, bias: projection.bias)
+    Self.read(projected, into: &delta, from: backend)
+    Self.read(context.residual, into: &residual, from: backend)
     Self.read(unitDeviations, into: &deviations, from: backend)
     Self.read(unitNorms, into: &norms, from: backend)
     Self.read(localNorms, into: &features, from: backend)
     Self.read(output, into: &self.output, from: backend)
     workspace.release(to: mark)
     addToMeans(context.layer)
-    guard samples[context.layer] != nil, !keptRows.isEmpty else { return }
+    // A copy of the samples held here would make every append copy their memory.
+    guard let count = samples[context.layer]?.units, !keptRows.isEmpty else { return }
+    let pieces = samples[context.layer]?.localFeatures ?? 0
+    let hidden = config.hidden
     Self.read(context.input, into: &input, from: backend)
-    let (hidden, count, pieces) = (config.hidden, units.count, Self.localFeatures(config))
     for index in keptRows {
       row.removeAll(keepingCapacity: true)
       row += input[index * hidden..<(index + 1) * hidden]
       row += features[index * pieces..<(index + 1) * pieces]
       let labels = index * count..<(index + 1) * count
       samples[context.layer]?.append(input: row, deviations: deviations[labels], norms: norms[labels])
+    }
+  }
+
+  /// Records the neurons of one layer of a prefill step.
+  public func mlp(
+    layer: Int, activations: Tensor, neurons: ActiveNeurons?, workspace: inout Workspace,
+    on backend: any Backend
+  ) {
+    guard samples[layer]?.activations != nil, !keptRows.isEmpty else { return }
+    precondition(neurons == nil, "recording runs dense")
+    Self.read(activations, into: &self.activations, from: backend)
+    self.activations.withUnsafeBufferPointer { values in
+      for index in keptRows {
+        let row = index * config.intermediate..<(index + 1) * config.intermediate
+        samples[layer]?.append(activations: UnsafeBufferPointer(rebasing: values[row]))
+      }
     }
   }
 
@@ -144,6 +217,13 @@ public final class ActivationRecorder: ForwardTap {
         deviationSums[layer * count + unit] += Double(deviations[row * count + unit])
         normSums[layer * count + unit] += Double(norms[row * count + unit])
       }
+      let largest = ThresholdSearch.largest((count + 1) / 2, of: norms[row * count..<(row + 1) * count])
+      for unit in largest { largestCounts[layer * count + unit] += 1 }
+    }
+    let hidden = config.hidden
+    for row in eligibleRows {
+      importanceSums[layer] += Self.turn(
+        residual[row * hidden..<(row + 1) * hidden], delta[row * hidden..<(row + 1) * hidden])
     }
     output.withUnsafeBufferPointer { output in
       outputSums.withUnsafeMutableBufferPointer { sums in
@@ -152,6 +232,18 @@ public final class ActivationRecorder: ForwardTap {
         }
       }
     }
+  }
+
+  /// `1 - cos(x, x + delta)`; 0 where either is zero.
+  static func turn(_ x: ArraySlice<Float>, _ delta: ArraySlice<Float>) -> Double {
+    var (xx, xy, yy) = (0.0, 0.0, 0.0)
+    for (a, d) in zip(x, delta) {
+      let (a, b) = (Double(a), Double(a) + Double(d))
+      xx += a * a
+      xy += a * b
+      yy += b * b
+    }
+    return xx > 0 && yy > 0 ? 1 - xy / (xx * yy).squareRoot() : 0
   }
 
   /// Downloads a tensor as contiguous rows.

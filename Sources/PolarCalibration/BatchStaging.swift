@@ -31,11 +31,11 @@ final class BatchStaging {
       sequences: Array(repeating: sequence, count: tokens.count), isDecode: false)
   }
 
-  /// One token of every sequence, all at the same position; all logits are wanted.
-  func decode(_ tokens: [Int32], position: Int) -> ForwardBatch {
+  /// One token of each sequence from `firstSequence` on, all at the same position; all logits are wanted.
+  func decode(_ tokens: [Int32], position: Int, firstSequence: Int = 0) -> ForwardBatch {
     stage(
-      tokens: tokens[...], positions: tokens.map { _ in position }, sequences: Array(tokens.indices),
-      isDecode: true)
+      tokens: tokens[...], positions: tokens.map { _ in position },
+      sequences: tokens.indices.map { firstSequence + $0 }, isDecode: true)
   }
 
   private func stage(
@@ -59,7 +59,7 @@ final class BatchStaging {
     let slots = zip(positions, sequences).map { $1 * pagesPerSequence * KVPage.tokens + $0 }
     return ForwardBatch(
       tokens: put(tokens.map(Int.init)), positions: put(positions), slots: put(slots),
-      rowSequences: put(isDecode ? sequences : Array(repeating: 0, count: rows)),
+      rowSequences: put(isDecode ? Array(0..<rows) : Array(repeating: 0, count: rows)),
       blockTables: put(
         owners.flatMap { owner in (0..<pagesPerSequence).map { owner * pagesPerSequence + $0 } },
         rows: owners.count),

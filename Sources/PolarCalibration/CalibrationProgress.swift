@@ -4,8 +4,10 @@ public struct CalibrationProgress: Sendable {
   public enum Stage: String, Sendable, CaseIterable {
     /// Running calibration text and recording activations; the rate is in tokens.
     case recording
-    /// Training routers; the rate is in layers.
+    /// Training head routers; the rate is in layers.
     case training
+    /// Training neuron routers and searching their budgets; the rate is in layers.
+    case neurons
     /// Measuring the quality curve; the rate is in scored tokens.
     case measuring
   }
@@ -36,5 +38,18 @@ struct ProgressMeter: Sendable {
       CalibrationProgress(
         stage: stage, fraction: total > 0 ? min(1, done / total) : 1, rate: rate,
         secondsLeft: rate > 0 ? max(0, total - done) / rate : 0))
+  }
+}
+
+/// Measures the parts of a calibration.
+struct Stopwatch {
+  private var start = ContinuousClock.now
+
+  /// Seconds since the last lap, or the start.
+  mutating func lap() -> Double {
+    let now = ContinuousClock.now
+    let elapsed = (now - start).components
+    start = now
+    return Double(elapsed.seconds) + Double(elapsed.attoseconds) * 1e-18
   }
 }

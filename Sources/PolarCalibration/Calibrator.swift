@@ -5,8 +5,16 @@ public import PolarModels
 public import PolarSparsity
 import Synchronization
 
-/// Learns a sparsity profile: records activations on calibration text, trains routers, finds thresholds, and measures
-/// the quality curve on held-out text.
+/// What a calibration learnt.
+public struct CalibrationResult: Sendable {
+  /// What decoding needs, with the quality curve.
+  public var profile: SparsityProfile
+  /// What reports show.
+  public var statistics: CalibrationStatistics
+}
+
+/// Learns a sparsity profile: records activations on calibration text, trains routers of heads and, in ReLU models, of
+/// neurons, finds thresholds and budgets, and measures quality on held-out text.
 public struct Calibrator: Sendable {
   /// What a calibration does.
   public struct Options: Sendable {
@@ -24,12 +32,15 @@ public struct Calibrator: Sendable {
     public var recentPages = 4
     /// Mean densities to find thresholds for.
     public var densities: [Double] = Array(stride(from: 0.05, through: 0.951, by: 0.05))
-    /// How routers are trained.
+    /// How head routers are trained.
     public var trainer = RouterTrainer.Options()
+    /// How neuron routers are trained and their budgets found; nil leaves the MLP dense. Models whose MLP is not a ReLU
+    /// are not asked.
+    public var neurons: NeuronCalibrator.Options? = .init()
     /// What is measured; no policies means no measuring.
     public var curve = QualityCurve()
     /// Held-out windows that are decoded as one batch.
-    public var heldOutWindows = 12
+    public var heldOutWindows = 16
     /// Tokens of each held-out window that are prefilled densely.
     public var prefix = 512
     /// Tokens of each held-out window that are then decoded one by one.
@@ -41,7 +52,7 @@ public struct Calibrator: Sendable {
     public init() {}
   }
 
-  private let options: Options
+  let options: Options
 
   /// A calibrator.
   public init(options: Options = Options()) { self.options = options }
@@ -53,12 +64,11 @@ public struct Calibrator: Sendable {
   ///   - text: token ids of calibration text.
   ///   - heldOut: token ids of other text, for the quality curve.
   ///   - progress: called now and then, from any thread.
-  /// - Returns: the profile with its curve.
   /// - Throws: ``PolarError/request(field:reason:)`` when a text is too short or an option is out of range.
   public func run(
     model: any CausalLM, fingerprint: String, text: [Int32], heldOut: [Int32], on backend: any Backend,
     progress: @escaping @Sendable (CalibrationProgress) -> Void = { _ in }
-  ) throws(PolarError) -> SparsityProfile {
+  ) throws(PolarError) -> CalibrationResult {
     let config = model.config
     let window = min(options.window, config.context)
     let local = (options.sinkPages + options.recentPages + 1) * KVPage.tokens
@@ -85,22 +95,26 @@ public struct Calibrator: Sendable {
     profile.sinkPages = options.sinkPages
     profile.recentPages = options.recentPages
     profile.denseLayers = [0]
+    var statistics = CalibrationStatistics()
+    var stopwatch = Stopwatch()
     let samples = try record(
-      model: model, gram: gram, text: text[0..<tokens], window: window, profile: &profile, on: backend,
+      model: model, gram: gram, text: text[0..<tokens], window: window, profile: &profile,
+      statistics: &statistics, on: backend, progress: progress)
+    statistics.seconds["recording"] = stopwatch.lap()
+    let heads = train(samples, profile: &profile, progress: progress)
+    statistics.seconds["training head routers"] = stopwatch.lap()
+    let sweep = trainNeurons(
+      samples, profile: &profile, statistics: &statistics, windows: meter?.windowCount ?? 1,
       progress: progress)
-    train(samples, profile: &profile, progress: progress)
+    statistics.seconds["training neuron routers"] = stopwatch.lap()
     if let meter {
-      let work = ProgressMeter(
-        stage: .measuring, total: Double((options.curve.count + 1) * meter.scoredTokens),
-        report: progress)
-      profile.curve = try options.curve.measure(
-        profile: profile, gram: gram, meter: meter, on: backend
-      ) { work.update(Double($0 * meter.scoredTokens)) }
-      profile.densePerplexity = profile.curve[0].perplexity
-      profile.criticalDensity = profile.criticalDensity(tolerance: 0.01)
-      profile.defaultDensity = profile.density(divergence: options.divergenceTarget)
+      try measure(
+        meter, gram: gram, sweep: sweep, profile: &profile, statistics: &statistics, on: backend,
+        progress: progress)
+      statistics.seconds["measuring"] = stopwatch.lap()
     }
-    return profile
+    statistics.selectedHeads = try selectedHeads(heads, profile: profile)
+    return CalibrationResult(profile: profile, statistics: statistics)
   }
 
   /// The meter over the held-out windows, spread evenly over the text; nil when nothing is to be measured.
@@ -126,14 +140,19 @@ public struct Calibrator: Sendable {
   /// Runs the calibration text and fills the profile's means.
   private func record(
     model: any CausalLM, gram: OutputGram, text: ArraySlice<Int32>, window: Int,
-    profile: inout SparsityProfile, on backend: any Backend,
+    profile: inout SparsityProfile, statistics: inout CalibrationStatistics, on backend: any Backend,
     progress: @escaping @Sendable (CalibrationProgress) -> Void
   ) throws(PolarError) -> [LayerSamples?] {
     let chunk = min(options.chunk, window)
     let firstPosition = (options.sinkPages + options.recentPages + 1) * KVPage.tokens
     let recorder = ActivationRecorder(
-      config: model.config, units: profile.units, gram: gram, sinkPages: options.sinkPages,
-      recentPages: options.recentPages, denseLayers: Set(profile.denseLayers),
+      config: model.config, units: profile.units, gram: gram,
+      projections: (0..<model.config.layers).map {
+        .init(weight: model.outputProjection(layer: $0), bias: model.outputBias(layer: $0))
+      },
+      sinkPages: options.sinkPages, recentPages: options.recentPages,
+      denseLayers: Set(profile.denseLayers),
+      recordsNeurons: options.neurons != nil && model.config.activation == .relu,
       expectedTokens: text.count / window * (window - firstPosition), memoryLimit: options.memoryLimit)
     let staging = try BatchStaging(maximumRows: chunk, sequences: 1, context: window, on: backend)
     let cache = try KVCache(config: model.config, pages: staging.pages, on: backend)
@@ -155,21 +174,24 @@ public struct Calibrator: Sendable {
     profile.meanDeviations = recorder.meanDeviations
     profile.meanNorms = recorder.meanNorms
     profile.constants = recorder.meanOutputs
+    statistics.attentionImportance = recorder.attentionImportance
+    statistics.largestHeads = recorder.largestUnits
     profile.calibration.samples = recorder.samples.lazy.compactMap { $0?.count }.first ?? 0
     return recorder.samples
   }
 
-  private struct LayerResult: Sendable {
+  /// The head routers of one layer.
+  struct LayerResult: Sendable {
     var deviation: RouterTrainer.Trained
     var norm: RouterTrainer.Trained
   }
 
-  /// Trains all layers, in parallel over the processor's threads, and finds the thresholds.
+  /// Trains the head routers of all layers, in parallel over the processor's threads, and finds the thresholds.
   private func train(
     _ samples: [LayerSamples?], profile: inout SparsityProfile,
     progress: @escaping @Sendable (CalibrationProgress) -> Void
-  ) {
-    let sparse = samples.indices.filter { samples[$0] != nil }
+  ) -> [LayerResult?] {
+    let sparse = samples.indices.filter { (samples[$0]?.units ?? 0) > 0 }
     var trainerOptions = options.trainer
     if trainerOptions.floor == nil {
       let units = profile.units.count
@@ -221,6 +243,7 @@ public struct Calibrator: Sendable {
     profile.thresholds = zip(densities, zip(router, oracle)).map {
       .init(density: $0, router: $1.0, oracle: $1.1)
     }
+    return trained
   }
 
   /// FNV-1a of token ids, as 16 hexadecimal digits.

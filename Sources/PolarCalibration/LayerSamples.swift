@@ -1,4 +1,5 @@
-/// What was recorded of one layer: for each kept token the router's input and the labels of its selection units.
+/// What was recorded of one layer: for each kept token the routers' input, the labels of its selection units (none in
+/// layers whose heads are always dense) and, of a ReLU MLP, which neurons fired.
 public struct LayerSamples: Sendable {
   /// Width of the input, local features included.
   public let inputs: Int
@@ -13,19 +14,30 @@ public struct LayerSamples: Sendable {
   public private(set) var deviations: [Float] = []
   /// Output norm of each unit: `[count, units]`.
   public private(set) var norms: [Float] = []
+  /// Which neurons fired; nil where that is not recorded.
+  public private(set) var activations: ActivationBits?
 
-  /// An empty store with room for `capacity` tokens.
-  public init(inputs: Int, localFeatures: Int = 0, units: Int, capacity: Int) {
+  /// An empty store with room for `capacity` tokens; `neurons` 0 records no MLP.
+  public init(inputs: Int, localFeatures: Int = 0, units: Int, neurons: Int = 0, capacity: Int) {
     self.inputs = inputs
     self.localFeatures = localFeatures
     self.units = units
     bits.reserveCapacity(capacity * inputs)
     deviations.reserveCapacity(capacity * units)
     norms.reserveCapacity(capacity * units)
+    activations = neurons > 0 ? ActivationBits(neurons: neurons, capacity: capacity) : nil
   }
 
   /// Bytes that one token of one layer takes.
-  public static func bytesPerToken(inputs: Int, units: Int) -> Int { inputs * 2 + units * 8 }
+  public static func bytesPerToken(inputs: Int, units: Int, neurons: Int = 0) -> Int {
+    inputs * 2 + units * 8 + ActivationBits.bytesPerToken(neurons: neurons)
+  }
+
+  /// Appends the activations `[neurons]` of the first token that has none yet.
+  public mutating func append(activations row: UnsafeBufferPointer<Float>) {
+    precondition((activations?.count ?? 0) < count, "activations without an input")
+    activations?.append(row)
+  }
 
   /// Appends a token: input `[inputs]` (kept as bf16), deviations and norms `[units]`.
   public mutating func append(

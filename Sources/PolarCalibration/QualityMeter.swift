@@ -16,8 +16,10 @@ public final class QualityMeter {
     public var perplexity: Double
     /// Mean divergence from dense, in nats per token.
     public var divergence: Double
-    /// Mean density over the sparse layers.
+    /// Mean density of heads over the sparse layers.
     public var density: Double
+    /// Mean density of neurons over all layers.
+    public var neuronDensity: Double
     /// Tokens scored.
     public var tokens: Int
   }
@@ -76,6 +78,9 @@ public final class QualityMeter {
     }
   }
 
+  /// Sequences that are decoded together at most.
+  public var windowCount: Int { windows.count }
+
   /// Tokens that every measurement scores.
   public var scoredTokens: Int { steps * windows.count }
 
@@ -83,32 +88,44 @@ public final class QualityMeter {
   public func measureDense() throws(PolarError) -> Measurement {
     reference = []
     reference.reserveCapacity(scoredTokens)
-    return try run(DensePolicy(), isReference: true)
+    return try run(DensePolicy(), batch: windows.count, isReference: true)
   }
 
   /// Measures a policy against the dense model; ``measureDense()`` comes first.
-  public func measure(_ policy: any SparsityPolicy) throws(PolarError) -> Measurement {
+  /// - Parameter batch: sequences of a step; all windows when nil. It matters to policies that choose per batch.
+  public func measure(
+    _ policy: any SparsityPolicy, batch: Int? = nil
+  ) throws(PolarError) -> Measurement {
     precondition(reference.count == scoredTokens, "the dense model was not measured")
-    return try run(policy, isReference: false)
+    return try run(policy, batch: max(1, min(batch ?? windows.count, windows.count)), isReference: false)
   }
 
   private func run(
-    _ policy: any SparsityPolicy, isReference: Bool
+    _ policy: any SparsityPolicy, batch rows: Int, isReference: Bool
   ) throws(PolarError) -> Measurement {
-    let rows = windows.count
     let statistics = SelectionStatistics(
-      layers: model.config.layers, heads: model.config.heads, maximumRows: rows)
+      layers: model.config.layers, heads: model.config.heads, neurons: model.config.intermediate,
+      maximumRows: rows)
     let counted = CountingPolicy(policy, statistics: statistics)
     let bytes =
       model.workspaceByteCount(rows: rows, logitRows: rows) + counted.workspaceByteCount(rows: rows)
     var workspace = Workspace(try backend.allocate(byteCount: bytes))
     var (loss, divergence) = (0.0, 0.0)
     for step in 0..<steps {
-      let batch = staging.decode(windows.map { $0[prefix + step] }, position: prefix + step)
-      let output = model.forward(
-        batch, cache: cache, policy: counted, tap: nil, workspace: &workspace, on: backend)
-      backend.synchronize()
-      logits.withUnsafeMutableBytes { backend.download(output.address, into: $0) }
+      for first in stride(from: 0, to: windows.count, by: rows) {
+        let group = first..<min(windows.count, first + rows)
+        let batch = staging.decode(
+          windows[group].map { $0[prefix + step] }, position: prefix + step, firstSequence: first)
+        let output = model.forward(
+          batch, cache: cache, policy: counted, tap: nil, workspace: &workspace, on: backend)
+        backend.synchronize()
+        let rowBytes = model.config.vocabulary * 4
+        logits.withUnsafeMutableBytes { bytes in
+          let place = group.lowerBound * rowBytes..<group.upperBound * rowBytes
+          backend.download(
+            output.address, into: UnsafeMutableRawBufferPointer(rebasing: bytes[place]))
+        }
+      }
       let scores = score(step: step, isReference: isReference)
       for row in scores {
         loss += row.loss
@@ -120,7 +137,8 @@ public final class QualityMeter {
     let count = Double(scoredTokens)
     return Measurement(
       perplexity: Math.exp(loss / count), divergence: divergence / count,
-      density: statistics.density(layers: sparse), tokens: scoredTokens)
+      density: statistics.density(layers: sparse), neuronDensity: statistics.neuronDensity(),
+      tokens: scoredTokens)
   }
 
   private struct RowScore: Sendable {

@@ -3,11 +3,13 @@ public import PolarSparsity
 /// What a calibration found, to read: a plain table for the terminal and a self-contained page.
 public struct QualityReport: Sendable {
   let profile: SparsityProfile
+  let statistics: CalibrationStatistics?
   let title: String
 
   /// A report on a calibrated profile; `title` names the model.
-  public init(_ profile: SparsityProfile, title: String) {
+  public init(_ profile: SparsityProfile, statistics: CalibrationStatistics? = nil, title: String) {
     self.profile = profile
+    self.statistics = statistics
     self.title = title
   }
 
@@ -49,6 +51,7 @@ public struct QualityReport: Sendable {
         lines.append(line)
       }
     }
+    lines += modeLines + neuronLines
     lines.append("")
     lines.append("mean router R2 \(Self.fixed(meanR2, 3))")
     lines.append(
@@ -58,6 +61,48 @@ public struct QualityReport: Sendable {
     return lines.joined(separator: "\n")
   }
 
+  private var modeLines: [String] {
+    guard let modes = statistics?.modes, modes.count > 1 else { return [] }
+    let widths = [7, 8, 7, 12, 11, 9, 9, 11]
+    let heading = ["mode", "policy", "batch", "perplexity", "increase", "KL", "heads %", "neurons %"]
+    let rows = modes.map { row in
+      [
+        row.mode.rawValue, row.policy, "\(row.batch)", Self.fixed(row.perplexity, 2),
+        Self.percent(row.perplexity / profile.densePerplexity - 1), Self.fixed(row.divergence, 4),
+        Self.fixed(row.heads * 100, 1), Self.fixed(row.neurons * 100, 1),
+      ]
+    }
+    return [""] + ([heading] + rows).map { zip($0, widths).map { Self.pad($0, $1) }.joined() }
+  }
+
+  private var neuronLines: [String] {
+    guard let neurons = profile.neurons else { return [] }
+    let batches = neurons.comparison.map(\.batch)
+    var lines = [
+      "",
+      "neurons of \(neurons.neurons) by layer and batch size (dense: faster so), rule \(neurons.rule.rawValue)",
+      Self.pad("layer", 6) + Self.pad("recall", 8) + Self.pad("precision", 11)
+        + batches.map { Self.pad("B\($0)", 7) }.joined(),
+    ]
+    for (index, layer) in neurons.layers.enumerated() {
+      guard let layer else { continue }
+      lines.append(
+        Self.pad("\(index)", 6) + Self.pad(Self.fixed(layer.recall, 3), 8)
+          + Self.pad(Self.fixed(layer.precision, 3), 11)
+          + batches.map { batch in
+            Self.pad(neurons.budget(layer: index, rows: batch).map(String.init) ?? "dense", 7)
+          }.joined())
+    }
+    lines.append("recall of the union at equal size, mean over layers")
+    for row in neurons.comparison {
+      lines.append(
+        Self.pad("B\(row.batch)", 6) + Self.pad(Self.fixed(row.density * 100, 1) + " %", 8)
+          + "  threshold on any row \(Self.fixed(row.union * 100, 2)) %, sum of positive scores "
+          + "\(Self.fixed(row.aggregate * 100, 2)) %")
+    }
+    return lines
+  }
+
   /// Mean explained variance of the deviation routers over layers.
   var meanR2: Double {
     profile.layerQuality.isEmpty
@@ -65,7 +110,7 @@ public struct QualityReport: Sendable {
   }
 
   /// `value` with `digits` decimals.
-  static func fixed(_ value: Double, _ digits: Int) -> String {
+  public static func fixed(_ value: Double, _ digits: Int) -> String {
     guard value.isFinite, abs(value) < 1e12 else { return "\(value)" }
     var scale = 1.0
     for _ in 0..<digits { scale *= 10 }

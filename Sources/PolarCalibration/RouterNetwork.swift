@@ -7,10 +7,12 @@ struct TrainingData: Sendable {
   let mean: [Float]
   let scale: [Float]
 
-  /// Samples standardised by the moments of `range`.
-  init(_ samples: LayerSamples, range: Range<Int>) {
+  /// Samples standardised by the moments of `range`, or scaled alone.
+  init(_ samples: LayerSamples, range: Range<Int>, centred: Bool = true) {
     self.samples = samples
-    (mean, scale) = samples.moments(range)
+    let moments = samples.moments(range)
+    mean = centred ? moments.mean : Array(repeating: 0, count: samples.inputs)
+    scale = moments.scale
   }
 
   /// The first `columns` standardised inputs of the tokens `indices`, row-major `[indices.count, width]`; columns past

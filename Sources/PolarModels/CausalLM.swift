@@ -21,6 +21,9 @@ public protocol CausalLM: AnyObject, Sendable {
   /// The attention out-projection `[hidden, heads * headDim]` of a layer, for calibration.
   func outputProjection(layer: Int) -> PackedMatrix
 
+  /// The bias f32 `[hidden]` of that projection; nil where there is none.
+  func outputBias(layer: Int) -> Tensor?
+
   /// Bytes of weights held in the backend's memory.
   var weightByteCount: Int { get }
 }

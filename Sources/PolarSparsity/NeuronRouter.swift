@@ -91,9 +91,7 @@ public struct RoutedNeuronPolicy: SparsityPolicy {
     _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
   ) -> Selection {
     let rows = context.input.rows
-    guard let budget = sparsity.budget(layer: context.layer, rows: rows),
-      let layer = sparsity.layers[context.layer]
-    else { return .dense }
+    guard let budget = sparsity.budget(layer: context.layer, rows: rows) else { return .dense }
     let mark = workspace.mark()
     defer { workspace.release(to: mark) }
     guard
@@ -104,7 +102,9 @@ public struct RoutedNeuronPolicy: SparsityPolicy {
     switch sparsity.rule {
     case .aggregate: backend.topKUnion(neurons, sums: aggregate, scores: scores, k: budget)
     case .union:
-      backend.unionAbove(neurons, peaks: aggregate, scores: scores, threshold: layer.threshold)
+      backend.unionAbove(
+        neurons, peaks: aggregate, scores: scores,
+        threshold: sparsity.threshold(layer: context.layer, rows: rows))
     }
     return Selection(neurons: neurons)
   }

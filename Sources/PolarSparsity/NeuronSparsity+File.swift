@@ -5,7 +5,7 @@ internal import PolarFormats
 struct NeuronHeader: Codable {
   struct Layer: Codable {
     var rank: Int
-    var threshold: Float
+    var thresholds: [Float]
     var budgets: [NeuronSparsity.Budget]
     var recall: Double
     var precision: Double
@@ -25,7 +25,7 @@ struct NeuronHeader: Codable {
     layers = sparsity.layers.map { layer in
       layer.map {
         Layer(
-          rank: $0.router.rank, threshold: $0.threshold, budgets: $0.budgets, recall: $0.recall,
+          rank: $0.router.rank, thresholds: $0.thresholds, budgets: $0.budgets, recall: $0.recall,
           precision: $0.precision)
       }
     }
@@ -60,7 +60,7 @@ extension NeuronSparsity {
       layers.append(
         Layer(
           router: NeuronRouterWeights(inputs: model.hidden, rank: header.rank, down: down, up: up),
-          threshold: header.threshold, budgets: header.budgets, recall: header.recall,
+          thresholds: header.thresholds, budgets: header.budgets, recall: header.recall,
           precision: header.precision))
     }
   }
@@ -89,12 +89,19 @@ extension NeuronSparsity {
           reason: "neuron router of layer \(index) is \(router.inputs) to \(router.rank) to \(router.neurons)"
         )
       }
-      guard router.down.allSatisfy(\.isFinite), router.up.allSatisfy(\.isFinite), layer.threshold.isFinite,
+      guard router.down.allSatisfy(\.isFinite), router.up.allSatisfy(\.isFinite),
+        layer.thresholds.allSatisfy(\.isFinite),
         layer.recall.isFinite, layer.precision.isFinite
       else {
         throw .profile(path: path, reason: "neuron router of layer \(index): a number that is not finite")
       }
       try Self.check(layer.budgets, "budgets of layer \(index)", neurons, path)
+      guard layer.thresholds.count == layer.budgets.count else {
+        throw .profile(
+          path: path,
+          reason: "neuron router of layer \(index): \(layer.thresholds.count) thresholds for "
+            + "\(layer.budgets.count) batch sizes")
+      }
     }
   }
 

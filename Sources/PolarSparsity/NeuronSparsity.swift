@@ -28,8 +28,9 @@ public struct NeuronSparsity: Sendable, Equatable {
   public struct Layer: Sendable, Equatable {
     /// Scores of all neurons from the normalised block input.
     public var router: NeuronRouterWeights
-    /// ``Rule/union``: a neuron with a score above it is predicted to be active.
-    public var threshold: Float
+    /// ``Rule/union``: a neuron with a score above it is predicted to be active. One per entry of ``budgets``, since the
+    /// more rows may call for a neuron, the higher a score must be for the same recall of their union.
+    public var thresholds: [Float]
     /// By ascending batch. ``Rule/aggregate``: the neurons to take. ``Rule/union``: the mean number that the threshold
     /// takes, which only decides whether the layer runs dense.
     public var budgets: [Budget]
@@ -40,10 +41,11 @@ public struct NeuronSparsity: Sendable, Equatable {
 
     /// A layer.
     public init(
-      router: NeuronRouterWeights, threshold: Float, budgets: [Budget], recall: Double, precision: Double
+      router: NeuronRouterWeights, thresholds: [Float], budgets: [Budget], recall: Double,
+      precision: Double
     ) {
       self.router = router
-      self.threshold = threshold
+      self.thresholds = thresholds
       self.budgets = budgets
       self.recall = recall
       self.precision = precision
@@ -98,8 +100,10 @@ public struct NeuronSparsity: Sendable, Equatable {
   /// many rows, or its budget is above the break-even. Interpolated between calibrated batch sizes.
   public func budget(layer: Int, rows: Int) -> Int? {
     guard layers.indices.contains(layer), let layer = layers[layer],
-      let wanted = Self.interpolate(layer.budgets, at: rows)
+      let (lower, upper, t) = Self.place(layer.budgets, rows: rows)
     else { return nil }
+    let (a, b) = (layer.budgets[lower].neurons, layer.budgets[upper].neurons)
+    let wanted = Double(a) + t * Double(b - a)
     let tiles = (wanted / Double(Self.tile)).rounded(.up)
     let budget = min(neurons, max(1, Int(tiles)) * Self.tile)
     guard budget < neurons else { return nil }
@@ -108,16 +112,25 @@ public struct NeuronSparsity: Sendable, Equatable {
     return budget <= limit?.neurons ?? neurons ? budget : nil
   }
 
-  /// The value at `rows`: linear in the logarithm of the batch size, which does not fall below a union that grows in
-  /// proportion to the batch, and is close to one that saturates. The first value below the first batch size; nil beyond
-  /// the last.
-  private static func interpolate(_ budgets: [Budget], at rows: Int) -> Double? {
+  /// The threshold of a layer for a batch of `rows`, interpolated as the budgets are.
+  public func threshold(layer: Int, rows: Int) -> Float {
+    guard layers.indices.contains(layer), let layer = layers[layer],
+      let (lower, upper, t) = Self.place(layer.budgets, rows: rows)
+    else { return -.infinity }
+    return layer.thresholds[lower] + Float(t) * (layer.thresholds[upper] - layer.thresholds[lower])
+  }
+
+  /// Between which entries `rows` lies, and how far from the first to the second: linear in the logarithm of the batch
+  /// size, which does not fall below a union that grows in proportion to the batch, and is close to one that saturates.
+  /// The first entry below the first batch size; nil beyond the last.
+  private static func place(_ budgets: [Budget], rows: Int) -> (lower: Int, upper: Int, t: Double)? {
     guard let upper = budgets.firstIndex(where: { $0.batch >= rows }) else { return nil }
-    let b = budgets[upper]
-    guard upper > 0, b.batch > rows else { return Double(b.neurons) }
-    let a = budgets[upper - 1]
-    let t = log2(Double(rows) / Double(a.batch)) / log2(Double(b.batch) / Double(a.batch))
-    return Double(a.neurons) + t * Double(b.neurons - a.neurons)
+    guard upper > 0, budgets[upper].batch > rows else { return (upper, upper, 0) }
+    let lower = upper - 1
+    let t =
+      log2(Double(rows) / Double(budgets[lower].batch))
+      / log2(Double(budgets[upper].batch) / Double(budgets[lower].batch))
+    return (lower, upper, t)
   }
 }
 

@@ -1,6 +1,6 @@
 import Foundation
 import PolarCPU
-import PolarCalibration
+@testable import PolarCalibration
 import PolarCore
 import PolarFormats
 import PolarModels
@@ -9,10 +9,10 @@ import PolarSparsity
 import Synchronization
 import Testing
 
-/// The tiny Llama of the fixtures: 2 layers of 4 heads, context 128.
-private func tiny(on backend: any Backend) throws -> any CausalLM {
+/// A tiny model of the fixtures; the Llama has 2 layers of 4 heads, context 128.
+private func tiny(_ name: String = "llama-mha", on backend: any Backend) throws -> any CausalLM {
   let directory = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-    .deletingLastPathComponent().appendingPathComponent("Fixtures/models/llama-mha")
+    .deletingLastPathComponent().appendingPathComponent("Fixtures/models/\(name)")
   let file = try ModelFile.open(directory)
   return try ModelRegistry.make(config: file.config, reader: WeightReader(file), backend: backend)
 }
@@ -49,7 +49,7 @@ private func smallOptions() -> Calibrator.Options {
     let backend = try CPUBackend(threads: 2)
     let model = try tiny(on: backend)
     let stages = Mutex<[String]>([])
-    func calibrate() throws -> SparsityProfile {
+    func calibrate() throws -> CalibrationResult {
       try Calibrator(options: smallOptions()).run(
         model: model, fingerprint: "f", text: text(600, seed: 1), heldOut: text(300, seed: 2), on: backend
       ) { progress in
@@ -57,7 +57,8 @@ private func smallOptions() -> Calibrator.Options {
         stages.withLock { if $0.last != progress.stage.rawValue { $0.append(progress.stage.rawValue) } }
       }
     }
-    let profile = try calibrate()
+    let result = try calibrate()
+    let profile = result.profile
     #expect(stages.withLock { $0 } == ["recording", "training", "measuring"])
     #expect(profile.calibration.tokens == 512)
     // Positions from 48 on of each of four windows.
@@ -74,14 +75,61 @@ private func smallOptions() -> Calibrator.Options {
     for row in profile.curve where row.mode == "paper" && row.wanted == 0.5 {
       #expect(row.got == 0.5)
     }
-    #expect(try calibrate() == profile)
+    #expect(try calibrate().profile == profile)
+    #expect(profile.neurons == nil && profile.defaultMode == .heads)
+    #expect(result.statistics.unions.isEmpty && result.statistics.needs.isEmpty)
+    #expect(result.statistics.attentionImportance.count == 2)
+    #expect(result.statistics.attentionImportance.allSatisfy { $0 > 0 && $0 < 2 })
+    // Half of the four heads are the larger half of every token.
+    for layer in result.statistics.largestHeads { #expect(abs(layer.reduce(0, +) - 2) < 1e-9) }
+    #expect(result.statistics.selectedHeads[0] == [1, 1, 1, 1])
     #expect(profile.defaultDensity > 0 && profile.defaultDensity <= 1)
 
-    let report = QualityReport(profile, title: "tiny <model>")
+    let report = QualityReport(profile, statistics: result.statistics, title: "tiny <model>")
     #expect(report.table.contains("oracle: got"))
     #expect(report.page.contains("tiny &lt;model&gt;"))
     #expect(report.page.contains("<polyline"))
     #expect(!report.page.contains("http"), "the page must not refer to other files")
+    #expect(!report.page.contains("Routers of neurons"))
+  }
+
+  @Test func aReLUModelGetsNeuronRoutersAndStatistics() throws {
+    let backend = try CPUBackend(threads: 2)
+    let model = try tiny("opt", on: backend)
+    let (layers, neurons) = (model.config.layers, model.config.intermediate)
+    var options = smallOptions()
+    options.curve.policies = [.routed]
+    options.neurons?.batches = [1, 2, 4]
+    options.neurons?.samples = 16
+    let result = try Calibrator(options: options).run(
+      model: model, fingerprint: "f", text: text(600, seed: 1), heldOut: text(300, seed: 2), on: backend)
+    let sparsity = try #require(result.profile.neurons)
+    #expect(result.profile.defaultMode == .polar)
+    #expect(sparsity.neurons == neurons && sparsity.layers.allSatisfy { $0 != nil })
+    for layer in sparsity.layers.compactMap({ $0 }) {
+      #expect(layer.budgets.map(\.batch) == [1, 2, 4])
+      #expect(layer.recall >= 0 && layer.recall <= 1 && layer.precision >= 0 && layer.precision <= 1)
+    }
+    let statistics = result.statistics
+    #expect(statistics.unions.map(\.batch) == [1, 2, 4])
+    for layer in 0..<layers {
+      let activity = statistics.unions.map { $0.activity[layer] }
+      #expect(activity == activity.sorted() && activity[0] > 0 && activity[2] <= 1)
+    }
+    #expect(statistics.needs.count == 3 * layers)
+    let modes = statistics.modes.map { "\($0.mode.rawValue) \($0.policy) \($0.batch)" }
+    #expect(modes.first == "dense dense 3")
+    for row in ["mlp routed 1", "heads routed 3", "polar oracle 3"] { #expect(modes.contains(row)) }
+    for row in statistics.modes where row.policy == "oracle" && row.mode == .mlp {
+      #expect(row.neurons <= 1 && row.heads == 1)
+    }
+    #expect(statistics.neuronCurve.count == Calibrator.sweepTargets.count + 5)
+    let page = QualityReport(result.profile, statistics: statistics, title: "tiny").page
+    #expect(page.contains("Routers of neurons") && page.contains("\"unions\":"))
+    let path = FileManager.default.temporaryDirectory.appendingPathComponent("\(UUID()).safetensors").path
+    defer { try? FileManager.default.removeItem(atPath: path) }
+    try result.profile.write(to: path)
+    #expect(try SparsityProfile(path: path) == result.profile)
   }
 
   @Test func textsThatAreTooShortAreRefused() throws {
@@ -108,10 +156,10 @@ private func smallOptions() -> Calibrator.Options {
     options.curve.policies = []
     var means: [[Float]] = []
     for backend in [try CPUBackend(threads: 1) as any Backend, ReferenceBackend()] {
-      let profile = try Calibrator(options: options).run(
+      let result = try Calibrator(options: options).run(
         model: try tiny(on: backend), fingerprint: "f", text: text(300, seed: 1), heldOut: [], on: backend)
-      #expect(profile.curve.isEmpty)
-      means.append(profile.meanDeviations + profile.meanNorms)
+      #expect(result.profile.curve.isEmpty)
+      means.append(result.profile.meanDeviations + result.profile.meanNorms)
     }
     for (a, b) in zip(means[0], means[1]) { #expect(abs(a - b) < 0.02 * max(abs(a), abs(b)) + 1e-4) }
   }
@@ -121,10 +169,10 @@ private func smallOptions() -> Calibrator.Options {
     var options = smallOptions()
     options.curve.policies = []
     options.memoryLimit = 100 * LayerSamples.bytesPerToken(inputs: 72, units: 4)
-    let profile = try Calibrator(options: options).run(
+    let result = try Calibrator(options: options).run(
       model: try tiny(on: backend), fingerprint: "f", text: text(600, seed: 1), heldOut: [], on: backend)
-    #expect(profile.calibration.samples <= 100)
-    #expect(profile.calibration.samples >= 98)
+    #expect(result.profile.calibration.samples <= 100)
+    #expect(result.profile.calibration.samples >= 98)
   }
 
   @Test func defaultAndCriticalDensityFollowTheCurve() throws {

@@ -78,6 +78,7 @@ final class MockModel: CausalLM {
     max(1, logitRows) * config.vocabulary * 4 + 64
   }
   func outputProjection(layer: Int) -> PackedMatrix { PackedMatrix(Address(0), outputs: 0, inputs: 0) }
+  func outputBias(layer: Int) -> Tensor? { nil }
   var weightByteCount: Int { 0 }
 }
 

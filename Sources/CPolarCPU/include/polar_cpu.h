@@ -238,6 +238,20 @@ void polar_top_k_union(polar_context *context, const polar_union_args *args);
 // The neurons with a score above the threshold in any row.
 void polar_union_above(polar_context *context, const polar_union_args *args);
 
+// MARK: Training
+
+// `c[i, j] = sum_p a(i, p) * b[p, j]`, added to c when `accumulate`; a(i, p) lies at `a[i * row_stride + p * inner_stride]`,
+// so that either orientation is read in place. All f32; c `[rows, columns]`, b `[inner, columns]`.
+typedef struct {
+  float *c;
+  const float *a, *b;
+  int64_t c_stride, row_stride, inner_stride, b_stride;
+  int64_t rows, columns, inner;
+  int accumulate;
+} polar_matmul_args;
+// Runs on the calling thread.
+void polar_matmul(const polar_kernels *kernels, const polar_matmul_args *args);
+
 // MARK: Measurement
 
 // GB/s (1e9 bytes) that all threads read together from `bytes` of memory, one sequential stream each; best of

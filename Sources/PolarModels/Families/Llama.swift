@@ -36,6 +36,8 @@ final class Llama: CausalLM {
 
   func outputProjection(layer: Int) -> PackedMatrix { parts.blocks[layer].attention.output.weight }
 
+  func outputBias(layer: Int) -> Tensor? { parts.blocks[layer].attention.output.bias }
+
   func forward(
     _ batch: ForwardBatch, cache: KVCache, policy: any SparsityPolicy, tap: (any ForwardTap)?,
     workspace: inout Workspace, on backend: any Backend

@@ -74,11 +74,12 @@ struct CalibrateCommand: ParsableCommand {
     options.curve.densities = density.values
     let start = ContinuousClock.now
     let printer = LockedProgress()
-    let profile = try Calibrator(options: options).run(
+    let result = try Calibrator(options: options).run(
       model: loaded.model, fingerprint: loaded.fingerprint, text: ids, heldOut: held, on: backend
     ) { progress in printer.report(progress) }
-    try profile.write(to: output)
-    let report = QualityReport(profile, title: model.url.lastPathComponent)
+    try result.profile.write(to: output)
+    let report = QualityReport(
+      result.profile, statistics: result.statistics, title: model.url.lastPathComponent)
     print(report.table)
     let page = URL(fileURLWithPath: output).deletingPathExtension().appendingPathExtension("html")
     do {

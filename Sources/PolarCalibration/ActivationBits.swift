@@ -1,0 +1,72 @@
+/// Which neurons of one layer fired, one bit per token and neuron.
+public struct ActivationBits: Sendable, Equatable {
+  /// Neurons of the layer.
+  public let neurons: Int
+  /// Tokens recorded.
+  public private(set) var count = 0
+  /// 64-bit words of a token: bit `n % 64` of word `n / 64` is neuron `n`.
+  let wordsPerToken: Int
+  private(set) var words: [UInt64] = []
+
+  /// An empty record with room for `capacity` tokens.
+  public init(neurons: Int, capacity: Int = 0) {
+    self.neurons = neurons
+    wordsPerToken = Self.words(neurons)
+    words.reserveCapacity(capacity * wordsPerToken)
+  }
+
+  /// 64-bit words that `neurons` bits take.
+  static func words(_ neurons: Int) -> Int { (neurons + 63) / 64 }
+
+  /// Bytes that one token takes.
+  public static func bytesPerToken(neurons: Int) -> Int { words(neurons) * 8 }
+
+  /// Appends a token's activations after the ReLU, `[neurons]`: a bit is set where the activation is not 0 (gated, the
+  /// product with the other half may be negative).
+  public mutating func append(_ activations: UnsafeBufferPointer<Float>) {
+    precondition(activations.count == neurons, "shapes do not fit")
+    for start in stride(from: 0, to: neurons, by: 64) {
+      var word: UInt64 = 0
+      for n in start..<min(neurons, start + 64) where activations[n] != 0 { word |= 1 << UInt64(n - start) }
+      words.append(word)
+    }
+    count += 1
+  }
+
+  /// Appends a token's activations `[neurons]`.
+  public mutating func append(_ activations: [Float]) {
+    activations.withUnsafeBufferPointer { append($0) }
+  }
+
+  /// Whether a neuron fired on a token.
+  public subscript(token: Int, neuron: Int) -> Bool {
+    words[token * wordsPerToken + neuron / 64] >> UInt64(neuron % 64) & 1 == 1
+  }
+
+  /// Neurons that fired on a token.
+  public func activeCount(_ token: Int) -> Int {
+    words[token * wordsPerToken..<(token + 1) * wordsPerToken].reduce(0) { $0 + $1.nonzeroBitCount }
+  }
+
+  /// The fraction of bits that are set in tokens `range`.
+  public func density(_ range: Range<Int>) -> Double {
+    let set = words[range.lowerBound * wordsPerToken..<range.upperBound * wordsPerToken].reduce(0) {
+      $0 + $1.nonzeroBitCount
+    }
+    return Double(set) / Double(max(1, range.count * neurons))
+  }
+
+  /// Sets in `union` (``wordsPerToken`` words) the bits of the neurons that fired on a token.
+  func unite(_ token: Int, into union: inout [UInt64]) {
+    let start = token * wordsPerToken
+    for i in 0..<wordsPerToken { union[i] |= words[start + i] }
+  }
+
+  /// Writes a token's bits as 0 and 1: `[neurons]`.
+  func copy(_ token: Int, to target: UnsafeMutablePointer<Float>) {
+    words.withUnsafeBufferPointer { words in
+      let row = words.baseAddress! + token * wordsPerToken
+      for n in 0..<neurons { target[n] = Float(row[n >> 6] >> UInt64(n & 63) & 1) }
+    }
+  }
+}
