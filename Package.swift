@@ -101,7 +101,7 @@ let package = Package(
       "PolarCUDATests",
       [
         "PolarCUDA", "CPolarCUDA", "CPolarEmulator", "EmulatedCUDA", "PolarCore", "PolarReference",
-        "PolarModels", "PolarEngine", "PolarFormats", "PolarSparsity", "PolarCPU",
+        "PolarModels", "PolarEngine", "PolarFormats", "PolarSparsity", "PolarBench",
       ]),
     tests("PolarSparsityTests", ["PolarSparsity", "PolarReference", "PolarCPU"]),
     tests("PolarTokenizerTests", ["PolarTokenizer"]),

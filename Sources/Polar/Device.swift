@@ -44,6 +44,14 @@ public enum Device: Sendable, Equatable {
     }
   }
 
+  /// GB/s (bytes read and written) at which a GPU copies within its memory; GB/s at which the CPU reads.
+  public static func measureCopyBandwidth(
+    _ backend: any Backend, byteCount: Int = 4 << 30
+  ) throws(PolarError) -> Double {
+    if let cuda = backend as? CUDABackend { return try cuda.measuredCopyBandwidth(byteCount: byteCount) }
+    return (backend as? CPUBackend)?.measuredReadBandwidth(byteCount: byteCount) ?? 0
+  }
+
   /// Measures what the CPU can do at best; takes about a second.
   public static func measureLimits(threads: Int? = nil) throws(PolarError) -> MachineLimits {
     let backend = try CPUBackend(threads: threads)

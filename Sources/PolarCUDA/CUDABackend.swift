@@ -140,6 +140,18 @@ public final class CUDABackend: Backend {
   /// Waits for all earlier work.
   public func synchronize() { device.synchronize() }
 
+  /// GB/s, bytes read and written, at which the device copies `byteCount` bytes within its memory.
+  /// - Throws: ``PolarError/outOfMemory(what:bytes:)`` when two such blocks do not fit.
+  public func measuredCopyBandwidth(byteCount: Int = 4 << 30, repeats: Int = 9) throws(PolarError) -> Double {
+    let (from, to) = (try allocate(byteCount: byteCount), try allocate(byteCount: byteCount))
+    var best = 0.0
+    for _ in 0..<max(1, repeats) {
+      let seconds = try device.copySeconds(from.base, to: to.base, byteCount: byteCount)
+      best = max(best, 2 * Double(byteCount) / seconds / 1e9)
+    }
+    return best
+  }
+
   // MARK: Order and replay
 
   /// Runs `side` on a second stream.

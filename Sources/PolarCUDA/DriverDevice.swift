@@ -233,27 +233,18 @@ package final class DriverDevice: KernelDevice {
 
   // MARK: Measurement
 
-  /// Seconds that the device takes for `body`, by events on its stream.
-  package func seconds(_ body: () -> Void) throws(PolarError) -> Double {
+  package func copySeconds(_ from: Address, to: Address, byteCount: Int) throws(PolarError) -> Double {
     do throws(CUDAError) {
       try device.makeCurrent()
       let (start, end) = (try CUDAEvent(device, timing: true), try CUDAEvent(device, timing: true))
       try start.record(on: mainStream)
-      body()
+      try check(
+        pc_cuMemcpyDtoDAsync(CUdeviceptr(to.bits), CUdeviceptr(from.bits), byteCount, mainStream.raw),
+        "cuMemcpyDtoDAsync", "\(byteCount) bytes")
       try end.record(on: mainStream)
       return try end.seconds(since: start)
     } catch {
       throw error.asPolarError(device: name)
-    }
-  }
-
-  /// Copies within the device's memory.
-  package func copy(_ from: Address, to: Address, byteCount: Int) {
-    attempt { () throws(CUDAError) in
-      try device.makeCurrent()
-      try check(
-        pc_cuMemcpyDtoDAsync(
-          CUdeviceptr(to.bits), CUdeviceptr(from.bits), byteCount, mainStream.raw), "cuMemcpyDtoDAsync")
     }
   }
 

@@ -54,6 +54,8 @@ package protocol KernelDevice: AnyObject, Sendable {
   func upload(_ bytes: UnsafeRawBufferPointer, to address: Address)
   /// Waits for earlier work, then copies to the host.
   func download(_ address: Address, into bytes: UnsafeMutableRawBufferPointer)
+  /// Copies within the device's memory and returns the seconds that it took.
+  func copySeconds(_ from: Address, to: Address, byteCount: Int) throws(PolarError) -> Double
   /// Waits for earlier work.
   func synchronize()
 

@@ -17,4 +17,18 @@ public enum ModelRegistry {
     case .opt: return try OPT(config, reader, on: backend)
     }
   }
+
+  /// Builds a model without a file, for measuring: `fill` is given the address and bytes of all weights' memory and fills it
+  /// with what are sensible values as bf16 words and as f32.
+  ///
+  /// - Throws: ``PolarError/configuration(field:reason:)`` and ``PolarError/outOfMemory(what:bytes:)``.
+  public static func makeRandom(
+    config: ModelConfig, backend: any Backend, fill: (_ address: Address, _ byteCount: Int) -> Void
+  ) throws(PolarError) -> any CausalLM {
+    try config.validate()
+    switch config.architecture.blocks {
+    case .llama: return try Llama(config, filledBy: fill, on: backend)
+    case .opt: return try OPT(config, filledBy: fill, on: backend)
+    }
+  }
 }

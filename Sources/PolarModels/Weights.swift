@@ -23,6 +23,19 @@ final class Weights: Sendable {
     try reader.finish()
     return (Weights(memory), parts)
   }
+
+  /// As ``load(_:on:_:)`` without a file: `fill` fills the memory, and what is read from a file stays as it fills it.
+  static func make<Parts>(
+    filledBy fill: (Address, Int) -> Void, on backend: any Backend,
+    _ describe: (WeightLoader) throws(PolarError) -> Parts
+  ) throws(PolarError) -> (weights: Weights, parts: Parts) {
+    let plan = WeightLoader(backend, source: nil)
+    _ = try describe(plan)
+    let memory = try backend.allocate(byteCount: plan.byteCount)
+    fill(memory.base, memory.byteCount)
+    let parts = try describe(WeightLoader(backend, source: (nil, memory.base)))
+    return (Weights(memory), parts)
+  }
 }
 
 /// Hands out views of the weights' memory in order and, in the second of the two calls, fills them from the file.
@@ -30,9 +43,9 @@ final class WeightLoader {
   /// Bytes handed out.
   private(set) var byteCount = 0
   private let backend: any Backend
-  private let source: (reader: WeightReader, base: Address)?
+  private let source: (reader: WeightReader?, base: Address)?
 
-  fileprivate init(_ backend: any Backend, source: (reader: WeightReader, base: Address)?) {
+  fileprivate init(_ backend: any Backend, source: (reader: WeightReader?, base: Address)?) {
     self.backend = backend
     self.source = source
   }
@@ -81,9 +94,9 @@ final class WeightLoader {
   /// backend's neuron dtype.
   func neuronRows(_ prefixes: [String], neurons: Int, width: Int) throws(PolarError) -> Tensor {
     let rows = NeuronRows(take: take, backend, neurons: neurons, width: prefixes.count * width)
-    guard let source else { return rows.tensor }
+    guard let reader = source?.reader else { return rows.tensor }
     for (part, prefix) in prefixes.enumerated() {
-      try source.reader.read(prefix + ".weight", rows: neurons, columns: width) { firstRow, values in
+      try reader.read(prefix + ".weight", rows: neurons, columns: width) { firstRow, values in
         for row in 0..<values.count / width {
           rows.store(
             values[row * width..<(row + 1) * width], row: firstRow + row, from: part * width)
@@ -97,8 +110,8 @@ final class WeightLoader {
   /// A linear layer `prefix.weight` `[width, neurons]` transposed: `[neurons, width]` in the backend's neuron dtype.
   func neuronColumns(_ prefix: String, neurons: Int, width: Int) throws(PolarError) -> Tensor {
     let rows = NeuronRows(take: take, backend, neurons: neurons, width: width)
-    guard let source else { return rows.tensor }
-    try source.reader.read(prefix + ".weight", rows: width, columns: neurons) { firstRow, values in
+    guard let reader = source?.reader else { return rows.tensor }
+    try reader.read(prefix + ".weight", rows: width, columns: neurons) { firstRow, values in
       for row in 0..<values.count / neurons {
         rows.store(values[row * neurons..<(row + 1) * neurons], column: firstRow + row)
       }
@@ -110,10 +123,8 @@ final class WeightLoader {
   /// Several vectors one after the other, f32.
   func vector(_ tensors: [(name: String, count: Int)]) throws(PolarError) -> Tensor {
     var values: [Float] = []
-    if let source {
-      for tensor in tensors {
-        values += try source.reader.readVector(tensor.name, count: tensor.count)
-      }
+    if let reader = source?.reader {
+      for tensor in tensors { values += try reader.readVector(tensor.name, count: tensor.count) }
     }
     return constant(values, count: tensors.reduce(0) { $0 + $1.count })
   }
@@ -143,10 +154,10 @@ final class WeightLoader {
   private func fill(
     _ matrix: PackedMatrix, at row: Int, _ name: String, rows: Int
   ) throws(PolarError) {
-    guard let source else { return }
+    guard let reader = source?.reader else { return }
     let backend = backend
     let inputs = matrix.inputs
-    try source.reader.read(name, rows: rows, columns: inputs) { firstRow, values in
+    try reader.read(name, rows: rows, columns: inputs) { firstRow, values in
       let skipped = max(0, -(row + firstRow))
       guard skipped * inputs < values.count else { return }
       backend.packRows(

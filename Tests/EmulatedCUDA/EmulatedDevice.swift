@@ -66,6 +66,14 @@ package final class EmulatedDevice: KernelDevice {
     bytes.baseAddress?.copyMemory(from: source, byteCount: bytes.count)
   }
 
+  package func copySeconds(_ from: Address, to: Address, byteCount: Int) throws(PolarError) -> Double {
+    let start = ContinuousClock.now
+    if let source = UnsafeRawPointer(bitPattern: from.bits) {
+      UnsafeMutableRawPointer(bitPattern: to.bits)?.copyMemory(from: source, byteCount: byteCount)
+    }
+    return max(1e-9, (ContinuousClock.now - start) / .seconds(1))
+  }
+
   package func synchronize() { _ = refusesNothing("synchronize") }
 
   /// Copies to and from the host, and waits, cannot be part of recorded work.

@@ -32,6 +32,16 @@ final class Llama: CausalLM {
     }
   }
 
+  /// Random weights (see ``ModelRegistry/makeRandom(config:backend:fill:)``).
+  init(_ config: ModelConfig, filledBy fill: (Address, Int) -> Void, on backend: any Backend)
+    throws(PolarError)
+  {
+    self.config = config
+    (weights, parts) = try Weights.make(filledBy: fill, on: backend) { loader throws(PolarError) in
+      try Self.parts(config, loader)
+    }
+  }
+
   var weightByteCount: Int { weights.byteCount }
 
   func outputProjection(layer: Int) -> PackedMatrix { parts.blocks[layer].attention.output.weight }

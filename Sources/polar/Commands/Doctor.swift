@@ -10,10 +10,12 @@ import PolarReference
 struct DoctorCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "doctor",
-    abstract: "Tells what this machine is and can do; --selftest checks every op against the reference.")
+    abstract: "Tells what this machine is and can do; --selftest checks every op and whole decode steps.")
 
-  @Flag(help: "Run the conformance suite on this machine's backend.")
+  @Flag(help: "Check every op against the reference, and decode steps of a model against the CPU.")
   var selftest = false
+  @Option(help: "The model that --selftest decodes with; the demo's by default.")
+  var model: String?
   @OptionGroup var place: DeviceOptions
   @Flag(help: "Print JSON.")
   var json = false
@@ -53,12 +55,17 @@ struct DoctorCommand: ParsableCommand {
         guard !result.passed else { return }
         failures.append("\(result.name): \(result.detail)")
       }
-      if let failure = backend.failure { failures.append("\(failure)") }
-      report.selftestPassed = results.count - failures.count
+      let checks = try DeviceSelfTest(backend, model: model.map { URL(fileURLWithPath: $0) }).run()
+      for check in checks {
+        if !json { print("model       \(check.name): \(check.detail)") }
+        if !check.passed { failures.append("\(check.name): \(check.detail)") }
+      }
+      report.selftestPassed = results.count + checks.count - failures.count
       report.selftestFailed = failures
       if !json {
         for failure in failures { print("FAILED      \(failure)") }
-        print("selftest    \(results.count - failures.count) of \(results.count) checks passed")
+        let count = results.count + checks.count
+        print("selftest    \(count - failures.count) of \(count) checks passed")
       }
     }
     if json {
