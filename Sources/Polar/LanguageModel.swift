@@ -4,7 +4,7 @@ public import PolarEngine
 import PolarFormats
 import PolarModels
 public import PolarSparsity
-import PolarTokenizer
+public import PolarTokenizer
 
 /// A model ready to generate: weights on a device, a tokenizer, and an engine that batches all requests.
 ///
@@ -132,6 +132,22 @@ public final class LanguageModel: Sendable {
     _ prompt: String, parameters: SamplingParameters = SamplingParameters()
   ) async throws -> AsyncThrowingStream<Event, any Error> {
     try await generate(tokens: loaded.tokenizer.encode(prompt), parameters: parameters)
+  }
+
+  /// Answers a chat, in the model's own chat format. Special tokens that messages spell are ordinary text to the model.
+  /// - Parameters:
+  ///   - messages: what was said so far.
+  ///   - tools: functions that the model may call, in JSON schema.
+  /// - Throws: ``PolarError`` for a template that cannot be read or that refuses the messages.
+  public func generate(
+    messages: [ChatMessage], tools: [ChatValue] = [], parameters: SamplingParameters = SamplingParameters()
+  ) async throws -> AsyncThrowingStream<Event, any Error> {
+    let format = try loaded.chatFormat()
+    let prompt = try format.render(messages: messages, tools: tools)
+    var parameters = parameters
+    parameters.stop += format.stopStrings
+    return try await generate(
+      tokens: format.encode(prompt, with: loaded.tokenizer), parameters: parameters)
   }
 
   /// Continues a prompt given as token ids.

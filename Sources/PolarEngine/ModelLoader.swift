@@ -25,6 +25,8 @@ public struct LoadedModel: Sendable {
   public let tokenizer: Tokenizer
   /// Source of the chat template, where there is one.
   public let chatTemplate: String?
+  /// Texts of the tokens that a chat template may name: `bos_token`, `eos_token` ...
+  public let specialTexts: [String: String]
   /// The file.
   public let file: FileInfo
   /// The digest of the weights that sparsity profiles are bound to (see ``ModelFile/fingerprint()``).
@@ -32,6 +34,12 @@ public struct LoadedModel: Sendable {
 
   /// Tokens that end a generation: those the model's configuration names and those the tokenizer knows.
   public var endTokens: Set<Int32> { Set(model.config.eosTokens).union(tokenizer.eosTokens) }
+
+  /// How messages become the model's input: by its own template, or as plain turns where it has none.
+  /// - Throws: ``PolarError`` with the line of a template that cannot be read.
+  public func chatFormat() throws(PolarError) -> ChatFormat {
+    try ChatFormat(template: chatTemplate, specialTokens: specialTexts, path: file.url.path)
+  }
 }
 
 /// Opens model files.
@@ -48,6 +56,7 @@ public enum ModelLoader {
       config: file.config, reader: try WeightReader(file), backend: backend)
     return LoadedModel(
       model: model, tokenizer: tokenizer, chatTemplate: file.chatTemplate,
+      specialTexts: try specialTexts(of: tokenizer, file),
       file: .init(url: url, format: file.format, tensors: file.tensors),
       fingerprint: try file.fingerprint())
   }
@@ -81,10 +90,7 @@ public enum ModelLoader {
       return try Tokenizer(json: try read(json), path: json.path)
     }
     if let model = existing("tokenizer.model") {
-      var settings = TokenizerSettings()
-      if let config = existing("tokenizer_config.json") {
-        settings = try TokenizerSettings(json: try read(config), path: config.path)
-      }
+      let settings = try settings(in: directory)
       return try Tokenizer(model: try read(model), settings: settings, path: model.path)
     }
     guard let vocabulary = existing("vocab.json"), let merges = existing("merges.txt") else {
@@ -95,6 +101,27 @@ public enum ModelLoader {
     return try Tokenizer(
       vocabJSON: try read(vocabulary), merges: String(decoding: try read(merges), as: UTF8.self),
       path: vocabulary.path)
+  }
+
+  /// What `tokenizer_config.json` of a folder says; nothing where there is none.
+  private static func settings(in directory: URL) throws(PolarError) -> TokenizerSettings {
+    let config = directory.appendingPathComponent("tokenizer_config.json")
+    guard FileManager.default.fileExists(atPath: config.path) else { return TokenizerSettings() }
+    return try TokenizerSettings(json: try read(config), path: config.path)
+  }
+
+  /// The texts of special tokens as the folder's settings have them, else as the tokenizer has them.
+  private static func specialTexts(of tokenizer: Tokenizer, _ file: ModelFile) throws(PolarError) -> [String:
+    String]
+  {
+    func text(_ id: Int32?) -> String? { id.map { String(decoding: tokenizer.bytes(of: $0), as: UTF8.self) } }
+    var texts: [String: String] = [:]
+    texts["bos_token"] = text(tokenizer.bosToken)
+    texts["eos_token"] = text(tokenizer.eosTokens.first)
+    if file.gguf == nil, file.chatTemplate != nil {
+      texts.merge(try settings(in: file.directory).specialTexts) { $1 }
+    }
+    return texts
   }
 
   /// Refuses a tokenizer that can make ids the model has no embedding for.

@@ -16,6 +16,31 @@ struct AddedToken: Sendable, Equatable {
 
 /// Finds added tokens: at each place the longest one, from left to right, without overlap.
 struct AddedTokenMatcher: Sendable {
+  /// Where special tokens in a text become their ids. Other added tokens do so everywhere.
+  enum SpecialRule {
+    case everywhere
+    case nowhere
+    /// Outside of these ranges, which are in order and apart.
+    case outside([Range<Int>])
+
+    /// Whether a special token may stand at a range.
+    func allows(_ range: Range<Int>) -> Bool {
+      switch self {
+      case .everywhere: return true
+      case .nowhere: return false
+      case .outside(let ranges):
+        var low = 0
+        var high = ranges.count
+        // The first range that ends after this one begins.
+        while low < high {
+          let middle = (low + high) / 2
+          if ranges[middle].upperBound <= range.lowerBound { low = middle + 1 } else { high = middle }
+        }
+        return low == ranges.count || ranges[low].lowerBound >= range.upperBound
+      }
+    }
+  }
+
   /// A stretch of text: an added token, or ordinary text between them.
   struct Segment: Equatable {
     var token: Int32?
@@ -63,8 +88,8 @@ struct AddedTokenMatcher: Sendable {
   }
 
   /// Cuts well-formed text at the added tokens in it.
-  /// - Parameter ignoresSpecial: leave special tokens as text.
-  func segments(of text: [UInt8], ignoresSpecial: Bool = false) -> [Segment] {
+  /// - Parameter rule: where special tokens count.
+  func segments(of text: [UInt8], _ rule: SpecialRule = .everywhere) -> [Segment] {
     guard !tokens.isEmpty, !text.isEmpty else { return [Segment(token: nil, range: 0..<text.count)] }
     var segments: [Segment] = []
     var done = 0
@@ -77,7 +102,7 @@ struct AddedTokenMatcher: Sendable {
       let token = tokens[match]
       let (lower, upper) = (index, index + token.content.count)
       index = upper
-      if ignoresSpecial, token.isSpecial { continue }
+      if token.isSpecial, !rule.allows(lower..<upper) { continue }
       if token.isSingleWord, touchesWord(text, lower, upper) { continue }
       // White space that a token before took along is gone.
       let start = max(token.stripsLeft ? spaceStart(text, before: lower) : lower, done)

@@ -19,7 +19,8 @@ struct JSONDocument {
   enum Node {
     case null
     case bool(Bool)
-    case number(Double)
+    /// A number; whether it is written as a whole one.
+    case number(Double, isWhole: Bool)
     case string(Text)
     case array([Node])
     case object([Member])
@@ -111,7 +112,7 @@ private struct JSONParser {
     case UInt8(ascii: "n"):
       try word("null")
       return .null
-    default: return .number(try number())
+    default: return try number()
     }
   }
 
@@ -223,7 +224,7 @@ private struct JSONParser {
     return value
   }
 
-  private mutating func number() throws(PolarError) -> Double {
+  private mutating func number() throws(PolarError) -> JSONDocument.Node {
     let start = position
     let isNegative = position < bytes.count && bytes[position] == UInt8(ascii: "-")
     if isNegative { position += 1 }
@@ -245,11 +246,13 @@ private struct JSONParser {
       }
       _ = try digits()
     }
-    if isWhole, whole.count <= 15 { return Double(isNegative ? -whole.value : whole.value) }
+    if isWhole, whole.count <= 15 {
+      return .number(Double(isNegative ? -whole.value : whole.value), isWhole: true)
+    }
     guard let value = Double(String(decoding: bytes[start..<position], as: UTF8.self)), value.isFinite else {
       throw fault("a number out of range")
     }
-    return value
+    return .number(value, isWhole: isWhole)
   }
 
   /// One digit or more; the value wraps beyond 18 digits.

@@ -100,7 +100,7 @@ public final class Tokenizer: Sendable {
   public func encode(
     _ text: String, addSpecialTokens: Bool = true, parseSpecialTokens: Bool = true
   ) -> [Int32] {
-    encode(Array(text.utf8), addSpecialTokens, parseSpecialTokens)
+    encode(Array(text.utf8), addSpecialTokens, parseSpecialTokens ? .everywhere : .nowhere)
   }
 
   /// The token ids of UTF-8 bytes; what is ill-formed counts as U+FFFD: one for each maximal subpart, as Python's
@@ -112,16 +112,17 @@ public final class Tokenizer: Sendable {
     bytes: some Collection<UInt8>, addSpecialTokens: Bool = true, parseSpecialTokens: Bool = true
   ) -> [Int32] {
     let text = normalizesAnyBytes ? Array(bytes) : UTF8Text.repaired(Array(bytes))
-    return encode(text, addSpecialTokens, parseSpecialTokens)
+    return encode(text, addSpecialTokens, parseSpecialTokens ? .everywhere : .nowhere)
   }
 
-  private func encode(
-    _ text: [UInt8], _ addSpecialTokens: Bool, _ parseSpecialTokens: Bool
+  /// The ids of a text in which special tokens count where the rule says.
+  func encode(
+    _ text: [UInt8], _ addSpecialTokens: Bool, _ rule: AddedTokenMatcher.SpecialRule
   ) -> [Int32] {
     var scratch = scratches.withLock { $0.popLast() } ?? BytePairEncoder.Scratch()
     var output: [Int32] = addSpecialTokens ? prefix : []
     output.reserveCapacity(text.count / 4 + 8)
-    for segment in rawMatcher.segments(of: text, ignoresSpecial: !parseSpecialTokens) {
+    for segment in rawMatcher.segments(of: text, rule) {
       if let token = segment.token {
         output.append(token)
         continue
@@ -132,7 +133,9 @@ public final class Tokenizer: Sendable {
         continue
       }
       let normalized = normalizer.apply(Array(text[segment.range]))
-      for segment in normalizedMatcher.segments(of: normalized, ignoresSpecial: !parseSpecialTokens) {
+      // Places in normalised text are not those of the text: special tokens count in all of a segment or nowhere.
+      let inner: AddedTokenMatcher.SpecialRule = rule.allows(segment.range) ? .everywhere : .nowhere
+      for segment in normalizedMatcher.segments(of: normalized, inner) {
         if let token = segment.token {
           output.append(token)
         } else {

@@ -57,7 +57,7 @@ enum TokenizerJSON {
       }
     }
     if let dropout = try model.member("dropout") {
-      guard case .number(0) = dropout.node else { throw dropout.unsupported("dropout") }
+      guard case .number(0, _) = dropout.node else { throw dropout.unsupported("dropout") }
     }
     let hasByteFallback = try model.bool("byte_fallback", default: false)
     if hasByteFallback, decoder.isSpelled { throw model.unsupported("byte_fallback of a byte-level model") }
@@ -128,7 +128,7 @@ enum TokenizerJSON {
     var scores: [Double] = []
     for row in rows {
       let pair = try row.elements()
-      guard pair.count == 2, case .number(let score) = pair[1].node else {
+      guard pair.count == 2, case .number(let score, _) = pair[1].node else {
         throw row.malformed("a token and its score expected")
       }
       pieces.append((Array(try pair[0].utf8()), Int32(truncatingIfNeeded: scores.count)))

@@ -7,8 +7,8 @@ public struct TokenizerSettings: Sendable {
   public var addsBegin: Bool?
   /// `add_eos_token`
   public var addsEnd: Bool?
-  /// `eos_token`
-  public var endToken: String?
+  /// The texts of `bos_token`, `eos_token`, `unk_token` and `pad_token`, by these names.
+  public var specialTexts: [String: String] = [:]
   /// `added_tokens_decoder`
   var added: [AddedToken] = []
 
@@ -23,12 +23,13 @@ public struct TokenizerSettings: Sendable {
     let root = JSONView(try JSONDocument(Array(json), path: path), path: path)
     addsBegin = try Self.bool(root, "add_bos_token")
     addsEnd = try Self.bool(root, "add_eos_token")
-    if let end = try root.member("eos_token") {
+    for name in ["bos_token", "eos_token", "unk_token", "pad_token"] {
+      guard let token = try root.member(name) else { continue }
       // A string, or an object with its attributes.
-      if case .object = end.node {
-        endToken = try end.required("content").string()
+      if case .object = token.node {
+        specialTexts[name] = try token.required("content").string()
       } else {
-        endToken = try end.string()
+        specialTexts[name] = try token.string()
       }
     }
     guard let added = try root.member("added_tokens_decoder") else { return }
@@ -53,7 +54,7 @@ public struct TokenizerSettings: Sendable {
       }
       parts.added.append(token)
     }
-    if let endToken, let id = parts.vocabulary.id(of: Array(endToken.utf8)[...]),
+    if let endToken = specialTexts["eos_token"], let id = parts.vocabulary.id(of: Array(endToken.utf8)[...]),
       !parts.eosTokens.contains(id)
     {
       parts.eosTokens.insert(id, at: 0)

@@ -37,7 +37,8 @@ struct Vocabulary: Sendable {
 
   /// A JSON number as a token id, or nil.
   static func tokenID(_ node: JSONDocument.Node) -> Int32? {
-    guard case .number(let value) = node, value >= 0, value < Double(idLimit), value == value.rounded() else {
+    guard case .number(let value, _) = node, value >= 0, value < Double(idLimit), value == value.rounded()
+    else {
       return nil
     }
     return Int32(value)

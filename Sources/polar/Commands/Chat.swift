@@ -20,7 +20,7 @@ struct ChatCommand: AsyncParsableCommand {
     let progress = ProgressPrinter()
     let language = try await LanguageModel.load(
       from: model.url, sparsity: sparsity.setting, device: model.device, limits: .init(sequences: 1))
-    let format = ChatFormat(template: language.loaded.chatTemplate)
+    let format = try language.loaded.chatFormat()
     progress.note(capacityLine(language))
     var parameters = sampling.parameters
     parameters.stop += format.stopStrings
@@ -31,9 +31,9 @@ struct ChatCommand: AsyncParsableCommand {
       if isTerminal { emit("> ") }
       guard let line = readLine(), !line.allSatisfy(\.isWhitespace) else { break }
       messages.append(ChatMessage(role: .user, content: line))
-      let prompt = format.render(messages: messages, addGenerationPrompt: true)
+      let prompt = format.encode(try format.render(messages: messages), with: language.loaded.tokenizer)
       var answer = ""
-      for try await event in try await language.generate(prompt, parameters: parameters) {
+      for try await event in try await language.generate(tokens: prompt, parameters: parameters) {
         switch event {
         case .text(let text):
           emit(text)
