@@ -5,7 +5,7 @@
 polar_context *polar_context_create(int threads, int isa) {
   const polar_kernels *kernels = polar_cpu_table(isa);
   if (!kernels || !polar_isa_supported(isa)) return NULL;
-  if (threads <= 0) threads = polar_online_threads();
+  if (threads <= 0) threads = polar_online_processors();
   polar_context *context = calloc(1, sizeof *context);
   if (!context) return NULL;
   context->kernels = kernels;
@@ -31,6 +31,8 @@ void polar_context_destroy(polar_context *context) {
 }
 
 int polar_context_threads(const polar_context *context) { return context->threads; }
+
+double polar_context_worker_seconds(polar_context *context) { return polar_pool_worker_seconds(context->pool); }
 
 void polar_context_run(polar_context *context, polar_pool_function function, void *argument) {
   pthread_mutex_lock(&context->lock);

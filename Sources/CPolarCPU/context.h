@@ -6,15 +6,17 @@
 #include "kernels.h"
 
 typedef struct polar_pool polar_pool;
-typedef void (*polar_pool_function)(void *context, int thread, int threads);
+// Part `part` of `parts`. Parts have numbers like threads, so that what a part works in can belong to its number.
+typedef void (*polar_pool_function)(void *context, int part, int parts);
 
 // A pool of `threads` threads of which the caller is number 0; NULL on failure.
 polar_pool *polar_pool_create(int threads);
 void polar_pool_destroy(polar_pool *pool);
-// Runs `function` once on every thread and returns when all are done. One caller at a time. Does not allocate.
+// Calls `function` once for every part 0 ..< threads, on whichever thread is free first, and returns when all are done. One
+// caller at a time. Does not allocate.
 void polar_pool_run(polar_pool *pool, polar_pool_function function, void *context);
-// Threads that the process may run on at once.
-int polar_online_threads(void);
+// Processor time that the pool's threads have used, the caller excluded.
+double polar_pool_worker_seconds(polar_pool *pool);
 
 // What one thread works in.
 typedef struct {

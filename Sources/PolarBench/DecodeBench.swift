@@ -115,7 +115,9 @@ public final class DecodeBench {
           }
           logits = runner.run(.decode, policy: policies[index])
         }
-        if index == 0 { following = argmax(logits) }
+        if index == 0 {
+          following = argmax(UnsafeBufferPointer(rebasing: logits[..<model.config.vocabulary]))
+        }
         guard step >= 0 else { continue }
         times[index].append(elapsed)
         for (part, value) in profiler.breakdown { parts[index][part, default: 0] += value }

@@ -3,6 +3,7 @@
 
 public import PolarCore
 public import PolarSparsity
+import Synchronization
 
 /// A backend that forwards every op to another one and adds up where the time goes.
 ///
@@ -26,6 +27,7 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
 
   private let base: any Backend
   private let clock = ContinuousClock()
+  private let opNanoseconds = Atomic<Int>(0)
   // Mutated by the one thread that runs the forward pass; see the type's comment.
   private var seconds = [Double](repeating: 0, count: Part.allCases.count)
 
@@ -45,12 +47,17 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
     for index in seconds.indices { seconds[index] = 0 }
   }
 
-  private func time(_ part: Part, _ work: () -> Void) {
+  /// Seconds spent in ops since the start, uploads and downloads excluded. May be read on any thread.
+  public var opSeconds: Double { Double(opNanoseconds.load(ordering: .relaxed)) * 1e-9 }
+
+  private func time(_ part: Part, isOp: Bool = true, _ work: () -> Void) {
     let part = isRouting ? .routing : part
     let start = clock.now
     work()
     let elapsed = (clock.now - start).components
-    seconds[part.rawValue] += Double(elapsed.seconds) + Double(elapsed.attoseconds) * 1e-18
+    let time = Double(elapsed.seconds) + Double(elapsed.attoseconds) * 1e-18
+    seconds[part.rawValue] += time
+    if isOp { opNanoseconds.wrappingAdd(Int(time * 1e9), ordering: .relaxed) }
   }
 
   public var name: String { base.name }
@@ -60,11 +67,12 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
     try base.allocate(byteCount: byteCount)
   }
   public func upload(_ bytes: UnsafeRawBufferPointer, to address: Address) {
-    time(.other) { base.upload(bytes, to: address) }
+    time(.other, isOp: false) { base.upload(bytes, to: address) }
   }
   public func download(_ address: Address, into bytes: UnsafeMutableRawBufferPointer) {
-    time(.other) { base.download(address, into: bytes) }
+    time(.other, isOp: false) { base.download(address, into: bytes) }
   }
+  public func hostPointer(_ address: Address) -> UnsafeRawPointer? { base.hostPointer(address) }
   public func synchronize() { base.synchronize() }
   public var failure: PolarError? { base.failure }
   public var weightFormats: Set<WeightFormat> { base.weightFormats }

@@ -40,7 +40,8 @@ public final class CPUBackend: Backend {
   /// K and V are stored as bf16.
   public var kvDType: DType { .bf16 }
 
-  /// A backend with `threads` threads (nil: as many as the process may run on) and the kernels of `isa` (nil: the
+  /// A backend with `threads` threads (nil: as many as the process may run on, less where a control group limits its
+  /// processor time) and the kernels of `isa` (nil: the
   /// best one).
   ///
   /// - Throws: ``PolarError/configuration(field:reason:)`` for a thread count below one or an instruction set that
@@ -85,10 +86,27 @@ public final class CPUBackend: Backend {
     bytes.baseAddress?.copyMemory(from: source, byteCount: bytes.count)
   }
 
+  /// The memory itself.
+  public func hostPointer(_ address: Address) -> UnsafeRawPointer? { UnsafeRawPointer(address.raw) }
+
   /// Does nothing: ops return when they are done.
   public func synchronize() {}
 
   // MARK: Measurement
+
+  /// Processor seconds that the backend's own threads have used; the callers' are not counted. It stands still while the
+  /// threads are parked, which they are soon after the last op.
+  public var workerSeconds: Double { polar_context_worker_seconds(context) }
+
+  /// Processors, rounded up, that the control groups of a process leave it; nil when they set no limit.
+  ///
+  /// - Parameters:
+  ///   - membership: its `/proc/PID/cgroup`.
+  ///   - mount: where the hierarchies are mounted, such as `/sys/fs/cgroup`.
+  public static func controlGroupLimit(membership: String, mount: String) -> Int? {
+    let limit = Int(polar_cgroup_processors(membership, mount))
+    return limit > 0 ? limit : nil
+  }
 
   /// GB/s (1e9 bytes) that all threads together read from memory, one sequential stream each: the best of
   /// `repeats` passes over `byteCount` bytes, which should be many times the size of the caches. 0 if memory is short.

@@ -29,6 +29,8 @@ public protocol Backend: AnyObject, Sendable {
   func upload(_ bytes: UnsafeRawBufferPointer, to address: Address)
   /// Copies device memory into host bytes.
   func download(_ address: Address, into bytes: UnsafeMutableRawBufferPointer)
+  /// Where the host reads the backend's memory in place, once earlier work is done; nil where it must ``download(_:into:)``.
+  func hostPointer(_ address: Address) -> UnsafeRawPointer?
   /// Waits until all earlier work is done (a no-op on a synchronous backend).
   func synchronize()
 
@@ -206,6 +208,9 @@ extension Backend {
 
   /// The host chooses.
   public var tokenDrawing: (any TokenDrawing)? { nil }
+
+  /// Memory is the device's own by default.
+  public func hostPointer(_ address: Address) -> UnsafeRawPointer? { nil }
 
   /// Ops of a backend that computes on the host do not fail.
   public var failure: PolarError? { nil }

@@ -57,7 +57,8 @@ public final class ModelRunner {
   private let vocabulary: Int
   private var workspace: Workspace
   private var builder: BatchBuilder
-  private let logits: HostArray<Float>
+  /// Where logits are downloaded to; nil where the host reads them in place.
+  private let logits: HostArray<Float>?
   private let tokens: HostArray<Int32>
   /// Tokens i32 `[maximumSequences]`, then how they are drawn, ``TokenDraw`` `[maximumSequences]`.
   private let drawing: any DeviceMemory
@@ -108,11 +109,14 @@ public final class ModelRunner {
     cache = try KVCache(config: model.config, pages: cachePages, on: backend)
     let scratch = model.workspaceByteCount(rows: maximumRows, logitRows: logitRows)
     // The arena rounds every tensor up to 64 bytes, which a policy may not have counted.
-    workspace = Workspace(try backend.allocate(byteCount: scratch + policyBytes + 4096))
+    let arena = try backend.allocate(byteCount: scratch + policyBytes + 4096)
+    workspace = Workspace(arena)
     builder = try BatchBuilder(
       rows: maximumRows, logitRows: logitRows, sequences: maximumSequences,
       context: maximumContext, on: backend)
-    logits = try HostArray(count: logitRows * vocabulary, what: "logits", initial: 0)
+    logits =
+      backend.hostPointer(arena.base) == nil
+      ? try HostArray(count: logitRows * vocabulary, what: "logits", initial: 0) : nil
     tokens = try HostArray(count: maximumSequences, what: "tokens", initial: 0)
     drawing = try backend.allocate(
       byteCount: Self.drawsOffset(maximumSequences) + maximumSequences * MemoryLayout<TokenDraw>.stride)
@@ -156,10 +160,14 @@ public final class ModelRunner {
   ) -> UnsafeBufferPointer<Float> {
     let result = compute(kind, policy: policy, tap: tap, replaying: replaying)
     let count = result.rows * vocabulary
-    guard count > 0 else { return UnsafeBufferPointer(rebasing: logits.buffer[0..<0]) }
-    // [logitCount, vocabulary]
-    let host = UnsafeMutableBufferPointer(rebasing: logits.buffer[0..<count])
+    guard count > 0 else { return UnsafeBufferPointer(start: nil, count: 0) }
     precondition(result.isContiguous && result.columns == vocabulary, "logits of an unexpected shape")
+    guard let logits else {
+      backend.synchronize()
+      let inPlace = backend.hostPointer(result.address)?.assumingMemoryBound(to: Float.self)
+      return UnsafeBufferPointer(start: inPlace, count: count)  // [logitCount, vocabulary]
+    }
+    let host = UnsafeMutableBufferPointer(rebasing: logits.buffer[0..<count])
     backend.download(result.address, into: UnsafeMutableRawBufferPointer(host))
     return UnsafeBufferPointer(host)
   }

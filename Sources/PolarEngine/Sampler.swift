@@ -59,21 +59,20 @@ public final class Sampler {
       penalise(logits, parameters: parameters, state: state)
       row = UnsafeBufferPointer(weights.buffer)
     }
-    guard let peak = VectorMath.maximum(row), peak.isFinite else {
+    guard let peak = VectorMath.peak(row), peak.value.isFinite else {
       throw Self.notANumber
     }
     let token =
       parameters.temperature == 0
-      ? VectorMath.firstIndex(of: peak, in: row)
-      : draw(row, peak: peak, parameters: parameters, random: &state.random)
+      ? peak.index : draw(row, peak: peak.value, parameters: parameters, random: &state.random)
     state.record(Int32(token))
     return Int32(token)
   }
 
   /// The lowest index of the largest logit; nil when one is not a number or none is finite.
   public static func argmax(_ logits: UnsafeBufferPointer<Float>) -> Int32? {
-    guard let peak = VectorMath.maximum(logits), peak.isFinite else { return nil }
-    return Int32(VectorMath.firstIndex(of: peak, in: logits))
+    guard let peak = VectorMath.peak(logits), peak.value.isFinite else { return nil }
+    return Int32(peak.index)
   }
 
   /// Log probabilities under the softmax of raw logits `[vocabulary]`: of `chosen`, and of the `top` most likely.

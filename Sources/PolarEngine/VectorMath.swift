@@ -8,6 +8,23 @@
 enum VectorMath {
   private typealias Lane = SIMD8<Float>
 
+  /// The largest value and the first index that holds it; nil when the row is empty or any value is NaN.
+  ///
+  /// One pass that keeps the largest value of each block in registers, then a look at one block.
+  static func peak(_ row: UnsafeBufferPointer<Float>) -> (value: Float, index: Int)? {
+    let blockSize = 1024
+    var best = -Float.infinity
+    var bestBlock = 0
+    for start in stride(from: 0, to: row.count, by: blockSize) {
+      let block = UnsafeBufferPointer(rebasing: row[start..<min(row.count, start + blockSize)])
+      guard let largest = maximum(block) else { return nil }
+      if largest > best { (best, bestBlock) = (largest, start) }
+    }
+    guard !row.isEmpty else { return nil }
+    let block = UnsafeBufferPointer(rebasing: row[bestBlock..<min(row.count, bestBlock + blockSize)])
+    return (best, bestBlock + firstIndex(of: best, in: block))
+  }
+
   /// The largest value; nil when the row is empty or any value is NaN.
   static func maximum(_ row: UnsafeBufferPointer<Float>) -> Float? {
     guard !row.isEmpty else { return nil }

@@ -51,6 +51,15 @@ typedef struct polar_context polar_context;
 polar_context *polar_context_create(int threads, int isa);
 void polar_context_destroy(polar_context *context);
 int polar_context_threads(const polar_context *context);
+// Processor time in seconds that the context's threads have used, the callers' excluded. It stands still while they park.
+double polar_context_worker_seconds(polar_context *context);
+
+// Threads that this process can run at once: its affinity, or less where a control group (version 1 or 2) limits its
+// processor time. At least 1.
+int polar_online_processors(void);
+// The processors, rounded up, that control groups leave to the process whose /proc/PID/cgroup is the file `membership`,
+// with the hierarchies mounted at `mount`; 0 when they set no limit.
+int polar_cgroup_processors(const char *membership, const char *mount);
 
 // MARK: Weights
 
