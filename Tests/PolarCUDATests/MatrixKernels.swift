@@ -25,13 +25,6 @@ struct MatrixKernels {
 
   private func tile(_ rows: Int) -> Int { tile ?? Int(polar_token_tile(Int32(rows))) }
 
-  // The formulas of polar_cuda_kernels.h, whose macros Swift does not see.
-  private func stages(_ tokens: Int) -> Int { tokens >= 64 ? 2 : tokens >= 32 ? 3 : 4 }
-  private func upShared(_ tokens: Int, gated: Bool) -> Int {
-    stages(tokens) * ((gated ? 2 : 1) * 64 * 64 * 2 + tokens * (64 + 8) * 4)
-  }
-  private func downShared(_ tokens: Int) -> Int { stages(tokens) * (128 * 32 * 2 + tokens * (32 + 8) * 4) }
-
   /// Elements of `host`, rows `stride` apart. The space between is `padding`; rows that are not in `readable` are NaN.
   private func elements(
     _ host: HostTensor<Float>, stride: Int, padding: UInt16 = 0x7fff, readable: [Int]? = nil
@@ -75,7 +68,7 @@ struct MatrixKernels {
     try kernels.launch(
       "polar_linear_\(tokens)",
       grid: (ceilDiv(outputs, Int(POLAR_UP_OUTPUTS)), ceilDiv(rows, tokens), splits),
-      block: Int(POLAR_GEMM_THREADS), shared: upShared(tokens, gated: false), args)
+      block: Int(POLAR_GEMM_THREADS), shared: Int(polar_up_shared(Int32(tokens), 0)), args)
     if splits > 1 {
       try reduce(out, partial, bias: args.bias, count: 0, splits: splits, capacity: 0)
     }
@@ -109,7 +102,7 @@ struct MatrixKernels {
     let biases = bias.map { KernelMatrix($0, gap: 3) }
     let out = KernelMatrix(rows: x.rows, columns: neurons?.capacity ?? weight.rows, gap: 2)
     let partial = KernelBuffer<Float>(
-      count: x.rows * Int(POLAR_TARGET_TILES) * Int(POLAR_UP_OUTPUTS) * (gated ? 2 : 1))
+      count: Int(polar_up_partials(Int32(x.rows), gated ? 1 : 0)))
     var args = PolarSelectiveUpArgs()
     (args.out, args.x, args.weight) = (out.address, input.address, packed.address)
     (args.bias, args.bias_stride) = (biases?.address ?? 0, biases?.stride32 ?? 0)
@@ -123,7 +116,7 @@ struct MatrixKernels {
     try kernels.launch(
       "polar_selective_up_\(gated ? "gated_" : "")\(tokens)",
       grid: (ceilDiv(out.columns, Int(POLAR_UP_OUTPUTS)), ceilDiv(x.rows, tokens), Int(POLAR_MAX_SPLITS)),
-      block: Int(POLAR_GEMM_THREADS), shared: upShared(tokens, gated: gated), args)
+      block: Int(POLAR_GEMM_THREADS), shared: Int(polar_up_shared(Int32(tokens), args.gated)), args)
     try kernels.launch(
       "polar_selective_finish", grid: (ceilDiv(out.columns, Int(POLAR_FLAT_THREADS)), x.rows, 1),
       block: Int(POLAR_FLAT_THREADS), args)
@@ -156,7 +149,7 @@ struct MatrixKernels {
     try kernels.launch(
       "polar_selective_down_\(tokens)",
       grid: (ceilDiv(hidden, Int(POLAR_DOWN_OUTPUTS)), ceilDiv(rows, tokens), Int(POLAR_MAX_SPLITS)),
-      block: Int(POLAR_GEMM_THREADS), shared: downShared(tokens), args)
+      block: Int(POLAR_GEMM_THREADS), shared: Int(polar_down_shared(Int32(tokens))), args)
     try reduce(
       out, partial, bias: biases?.address ?? 0, count: args.count, splits: 0, capacity: Int(args.capacity))
     return try finished(out, partial)
