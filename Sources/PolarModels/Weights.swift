@@ -15,13 +15,13 @@ final class Weights: Sendable {
   /// Loads what `describe` asks for. It is called twice: once to add up the sizes, once to read the tensors; the views
   /// of the second call stay valid as long as the returned owner lives. Throws when the file has tensors left over.
   static func load<Parts>(
-    _ reader: WeightReader, on backend: any Backend,
+    _ reader: WeightReader, on backend: any Backend, neuronSparse: Bool,
     _ describe: (WeightLoader) throws(PolarError) -> Parts
   ) throws(PolarError) -> (weights: Weights, parts: Parts) {
-    let plan = WeightLoader(reader, backend, base: nil)
+    let plan = WeightLoader(reader, backend, base: nil, neuronSparse: neuronSparse)
     _ = try describe(plan)
     let memory = try backend.allocate(byteCount: plan.byteCount)
-    let loader = WeightLoader(reader, backend, base: memory.base)
+    let loader = WeightLoader(reader, backend, base: memory.base, neuronSparse: neuronSparse)
     let parts = try describe(loader)
     try reader.finish()
     try loader.pack()
@@ -30,14 +30,15 @@ final class Weights: Sendable {
 
   /// As ``load(_:on:_:)`` without a file: `fill` fills the memory, and what is read from a file stays as it fills it.
   static func make<Parts>(
-    filledBy fill: (Address, Int) -> Void, on backend: any Backend,
+    filledBy fill: (Address, Int) -> Void, on backend: any Backend, neuronSparse: Bool,
     _ describe: (WeightLoader) throws(PolarError) -> Parts
   ) throws(PolarError) -> (weights: Weights, parts: Parts) {
-    let plan = WeightLoader(nil, backend, base: nil)
+    let plan = WeightLoader(nil, backend, base: nil, neuronSparse: neuronSparse)
     _ = try describe(plan)
     let memory = try backend.allocate(byteCount: plan.byteCount)
     fill(memory.base, memory.byteCount)
-    let parts = try describe(WeightLoader(nil, backend, base: memory.base))
+    let parts = try describe(
+      WeightLoader(nil, backend, base: memory.base, neuronSparse: neuronSparse))
     return (Weights(memory), parts)
   }
 }
@@ -46,6 +47,8 @@ final class Weights: Sendable {
 final class WeightLoader {
   /// Bytes handed out.
   private(set) var byteCount = 0
+  /// Whether MLPs hold their neurons row by row as well, so that any of them can be left out.
+  let neuronSparse: Bool
   /// nil where the memory is not filled from a file.
   private let reader: WeightReader?
   private let backend: any Backend
@@ -57,7 +60,10 @@ final class WeightLoader {
   /// Where to read from, in the second call.
   private var source: WeightReader? { base == nil ? nil : reader }
 
-  fileprivate init(_ reader: WeightReader?, _ backend: any Backend, base: Address?) {
+  fileprivate init(
+    _ reader: WeightReader?, _ backend: any Backend, base: Address?, neuronSparse: Bool
+  ) {
+    self.neuronSparse = neuronSparse
     self.reader = reader
     self.backend = backend
     self.base = base
