@@ -20,7 +20,7 @@ struct ChatCommand: AsyncParsableCommand {
     let progress = ProgressPrinter()
     let language = try await LanguageModel.load(
       from: model.url, sparsity: sparsity.setting, weights: model.weights, device: model.device,
-      limits: .init(sequences: 1))
+      limits: .init(sequences: 1, kvFormat: model.kvFormat))
     let format = try language.loaded.chatFormat()
     progress.note(capacityLine(language))
     var parameters = sampling.parameters
