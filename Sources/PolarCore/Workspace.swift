@@ -47,6 +47,9 @@ public struct Workspace: ~Copyable {
   /// Gives back everything taken since `mark`.
   public mutating func release(to mark: Int) { used = mark }
 
+  /// Bytes that are kept.
+  public var keptByteCount: Int { kept }
+
   /// Gives back everything that was kept.
   public mutating func releaseKept() { kept = 0 }
 

@@ -46,6 +46,8 @@ public struct CombinedPolicy: SparsityPolicy {
 
   /// Whether the policy for neurons looks at activations.
   public var looksAtActivations: Bool { neurons.looksAtActivations }
+  /// Both.
+  public var parts: (heads: any SparsityPolicy, neurons: any SparsityPolicy)? { (heads, neurons) }
   /// Where both are.
   public var isRecordable: Bool { heads.isRecordable && neurons.isRecordable }
 
@@ -86,8 +88,7 @@ extension SparsityProfile {
         profile: self, mode: heads, density: density ?? defaultDensity, on: backend)
     }
     if mode.selectsNeurons, let neurons {
-      let routed = try RoutedNeuronPolicy(neurons, on: backend)
-      policy = mode.selectsHeads ? CombinedPolicy(heads: policy, neurons: routed) : routed
+      policy = CombinedPolicy(heads: policy, neurons: try RoutedNeuronPolicy(neurons, on: backend))
     }
     return policy
   }

@@ -11,6 +11,9 @@ public protocol SparsityPolicy: Sendable {
   func select(
     _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
   ) -> Selection
+  /// The policy as one for heads and one for neurons that know nothing of each other, so that neurons may be chosen while
+  /// attention runs; nil where it is not made of two.
+  var parts: (heads: any SparsityPolicy, neurons: any SparsityPolicy)? { get }
   /// Whether a step with it may be recorded and replayed (``PolarCore/Backend/record(_:)``): selecting issues the same ops at
   /// every step, and neither copies to or from the host nor decides anything there.
   var isRecordable: Bool { get }
@@ -24,6 +27,8 @@ public protocol SparsityPolicy: Sendable {
 }
 
 extension SparsityPolicy {
+  /// Nil.
+  public var parts: (heads: any SparsityPolicy, neurons: any SparsityPolicy)? { nil }
   /// True.
   public var isRecordable: Bool { true }
   /// False.

@@ -226,3 +226,51 @@ struct TinyModel {
     #expect(StepGraphs.bucket(rows: 61, most: 62) == 62)
   }
 }
+
+/// Neurons are chosen on a second stream while attention runs.
+@Suite struct OverlapTests {
+  /// On the emulated GPU, whose side runs last, as on a backend that runs it first, and replayed as well as issued.
+  @Test(arguments: NeuronSparsity.Rule.allCases)
+  func neuronsAreChosenBesideAttention(rule: NeuronSparsity.Rule) throws {
+    let backend = try CUDABackend(device: EmulatedDevice())
+    let tiny = try TinyModel("opt", on: backend)
+    let config = tiny.model.config
+    var generator = SplitMix64(seed: 9)
+    var router = NeuronRouterWeights(inputs: config.hidden, rank: 16, neurons: config.intermediate)
+    for index in router.down.indices { router.down[index] = generator.unitFloat() - 0.5 }
+    for index in router.up.indices { router.up[index] = generator.unitFloat() - 0.5 }
+    var sparsity = NeuronSparsity(neurons: config.intermediate, layers: config.layers, rule: rule)
+    for layer in 0..<config.layers {
+      sparsity.layers[layer] = NeuronSparsity.Layer(
+        router: router, thresholds: [0.25], budgets: [.init(batch: 8, neurons: config.intermediate / 2)],
+        recall: 1, precision: 1)
+    }
+    let heads = try StaticPolicy(
+      masks: (0..<config.layers).map { layer in (0..<config.heads).map { ($0 + layer) % 2 == 0 } },
+      hidden: config.hidden, units: SelectionUnits(heads: config.heads, headsPerUnit: 1),
+      fallback: .local(sinkPages: 1, recentPages: 1), on: backend)
+    let neurons = try RoutedNeuronPolicy(sparsity, on: backend)
+    let prompts = [tiny.prompt(1, 18), tiny.prompt(2, 3), tiny.prompt(3, 7)]
+    // In one piece, the policy is asked for both at once, before attention.
+    let together = tiny.generate(
+      prompts, steps: 6, policy: Undivided(CombinedPolicy(heads: heads, neurons: neurons)))
+    let policy = CombinedPolicy(heads: heads, neurons: neurons)
+    #expect(tiny.generate(prompts, steps: 6, policy: policy) == together)
+    #expect(backend.failure == nil)
+    // Padding rows, of which there is one, add nothing to the union.
+    #expect(tiny.generate(prompts, steps: 6, policy: policy, replaying: true) == together)
+    #expect(tiny.runner.recordedBuckets == [4])
+    #expect(backend.failure == nil)
+  }
+
+  /// A policy that hides its parts.
+  private struct Undivided: SparsityPolicy {
+    let base: CombinedPolicy
+    var name: String { base.name }
+    init(_ base: CombinedPolicy) { self.base = base }
+    func workspaceByteCount(rows: Int) -> Int { base.workspaceByteCount(rows: rows) }
+    func select(
+      _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
+    ) -> Selection { base.select(context, workspace: &workspace, on: backend) }
+  }
+}

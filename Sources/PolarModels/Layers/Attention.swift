@@ -82,11 +82,9 @@ struct Attention: BitwiseCopyable, Sendable {
     let attended = workspace.take(rows: input.rows, columns: queryColumns)  // [rows, heads * headDim]
     let context = AttentionContext(
       layer: layer, input: input, residual: residual, query: query, kv: kv, batch: batch, scale: scale)
-    var selection = Selection.dense
+    var neurons: ActiveNeurons?
     if batch.isDecode {
-      selection = pass.policy.select(context, workspace: &workspace, on: backend)
-      backend.decodeAttention(
-        attended, query: query, kv: kv, batch: batch, scale: scale, heads: selection.heads)
+      neurons = decode(attended, context, policy: pass.policy, workspace: &workspace, on: backend)
     } else {
       backend.prefillAttention(
         attended, query: query, kv: kv, batch: batch, scale: scale, span: .full)
@@ -94,7 +92,33 @@ struct Attention: BitwiseCopyable, Sendable {
     pass.tap?.attention(context, output: attended, workspace: &workspace, on: backend)
     output(out, attended, on: backend)
     workspace.release(to: mark)
-    return selection.neurons
+    return neurons
+  }
+
+  /// Chooses heads and attends; returns the neurons that the policy chooses for the layer's MLP, meanwhile where it can.
+  private func decode(
+    _ attended: Tensor, _ context: AttentionContext, policy: any SparsityPolicy, workspace: inout Workspace,
+    on backend: any Backend
+  ) -> ActiveNeurons? {
+    func attend(_ heads: ActiveHeads?) {
+      backend.decodeAttention(
+        attended, query: context.query, kv: context.kv, batch: context.batch, scale: scale, heads: heads)
+    }
+    guard let parts = policy.parts else {
+      let selection = policy.select(context, workspace: &workspace, on: backend)
+      attend(selection.heads)
+      return selection.neurons
+    }
+    var neurons: ActiveNeurons?
+    let scratch = parts.neurons.workspaceByteCount(rows: context.input.rows)
+    backend.overlap(
+      side: { neurons = parts.neurons.select(context, workspace: &workspace, on: backend).neurons },
+      main: {
+        // What the side took and gave back is in use until both are done. (What it keeps lies elsewhere.)
+        _ = workspace.take(columns: max(0, scratch - workspace.keptByteCount), dtype: .u8)
+        attend(parts.heads.select(context, workspace: &workspace, on: backend).heads)
+      })
+    return neurons
   }
 
   /// Bytes of scratch for `rows` rows, the policy's excluded.
