@@ -39,8 +39,8 @@ extension Demo.Report {
       series: lines(\.heads).filter { $0.name != "mlp" })
     var svg = SVG(width: 900, height: 640, label: "The polarity shift: \(speed.title)")
     svg.add(speed.svg(width: 900, height: 350, legend: 110), x: 0, y: 10)
-    svg.add(neurons.svg(width: 440, height: 250, legend: 80), x: 0, y: 375)
-    svg.add(heads.svg(width: 440, height: 250, legend: 80), x: 460, y: 375)
+    svg.add(neurons.svg(width: 440, height: 250, legend: 100), x: 0, y: 375)
+    svg.add(heads.svg(width: 440, height: 250, legend: 100), x: 460, y: 375)
     return svg
   }
 }

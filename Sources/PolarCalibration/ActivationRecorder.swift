@@ -221,10 +221,17 @@ public final class ActivationRecorder: ForwardTap {
       for unit in largest { largestCounts[layer * count + unit] += 1 }
     }
     let hidden = config.hidden
-    for row in eligibleRows {
-      importanceSums[layer] += Self.turn(
-        residual[row * hidden..<(row + 1) * hidden], delta[row * hidden..<(row + 1) * hidden])
+    var turned = 0.0
+    residual.withUnsafeBufferPointer { residual in
+      delta.withUnsafeBufferPointer { delta in
+        for row in eligibleRows {
+          let range = row * hidden..<(row + 1) * hidden
+          turned += Self.turn(
+            UnsafeBufferPointer(rebasing: residual[range]), UnsafeBufferPointer(rebasing: delta[range]))
+        }
+      }
     }
+    importanceSums[layer] += turned
     output.withUnsafeBufferPointer { output in
       outputSums.withUnsafeMutableBufferPointer { sums in
         for row in eligibleRows {
@@ -235,10 +242,10 @@ public final class ActivationRecorder: ForwardTap {
   }
 
   /// `1 - cos(x, x + delta)`; 0 where either is zero.
-  static func turn(_ x: ArraySlice<Float>, _ delta: ArraySlice<Float>) -> Double {
+  static func turn(_ x: UnsafeBufferPointer<Float>, _ delta: UnsafeBufferPointer<Float>) -> Double {
     var (xx, xy, yy) = (0.0, 0.0, 0.0)
-    for (a, d) in zip(x, delta) {
-      let (a, b) = (Double(a), Double(a) + Double(d))
+    for i in x.indices {
+      let (a, b) = (Double(x[i]), Double(x[i]) + Double(delta[i]))
       xx += a * a
       xy += a * b
       yy += b * b

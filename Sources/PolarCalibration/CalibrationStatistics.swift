@@ -117,7 +117,7 @@ public struct CalibrationStatistics: Sendable, Equatable, Codable {
   public var modes: [Mode] = []
   /// Perplexity against the fraction of neurons.
   public var neuronCurve: [NeuronPoint] = []
-  /// Router time against saved time; filled by whoever can time the backend.
+  /// Router time against saved time, on the machine that calibrated.
   public var costs: [Cost] = []
   /// Seconds that recording, training and measuring took.
   public var seconds: [String: Double] = [:]

@@ -37,6 +37,8 @@ public struct Calibrator: Sendable {
     /// How neuron routers are trained and their budgets found; nil leaves the MLP dense. Models whose MLP is not a ReLU
     /// are not asked.
     public var neurons: NeuronCalibrator.Options? = .init()
+    /// Batch sizes at which parts are timed on the backend for the break-even and the report; empty times nothing.
+    public var timedBatches = [1, 8, 64]
     /// What is measured; no policies means no measuring.
     public var curve = QualityCurve()
     /// Held-out windows that are decoded as one batch.
@@ -107,6 +109,13 @@ public struct Calibrator: Sendable {
       samples, profile: &profile, statistics: &statistics, windows: meter?.windowCount ?? 1,
       progress: progress)
     statistics.seconds["training neuron routers"] = stopwatch.lap()
+    if !options.timedBatches.isEmpty {
+      let found = try SelectionCosts(config: config, profile: profile, on: backend)
+        .measure(batches: options.timedBatches)
+      profile.neurons?.breakEven = found.breakEven
+      statistics.costs = found.costs
+      statistics.seconds["timing"] = stopwatch.lap()
+    }
     if let meter {
       try measure(
         meter, gram: gram, sweep: sweep, profile: &profile, statistics: &statistics, on: backend,

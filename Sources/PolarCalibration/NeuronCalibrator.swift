@@ -17,9 +17,6 @@ public struct NeuronCalibrator: Sendable {
     public var batches = [1, 2, 4, 8, 16, 32, 64]
     /// Random batches that each budget averages over.
     public var samples = 128
-    /// By ascending batch: the most neurons with which a selective MLP is not slower than a dense one; see
-    /// ``NeuronSparsity/breakEven``.
-    public var breakEven: [NeuronSparsity.Budget] = []
 
     /// The defaults.
     public init() {}
@@ -74,7 +71,6 @@ public struct NeuronCalibrator: Sendable {
     }
     let gain = sparsity.comparison.reduce(0) { $0 + $1.union - $1.aggregate }
     sparsity.rule = gain >= 0 ? .union : .aggregate
-    sparsity.breakEven = options.breakEven
     for (layer, result) in results.enumerated() {
       guard let result else { continue }
       sparsity.layers[layer] = NeuronSparsity.Layer(

@@ -82,7 +82,7 @@ public struct NeuronSparsity: Sendable, Equatable {
   /// By layer; nil where the MLP is always dense.
   public var layers: [Layer?]
   /// By ascending batch: the most neurons of a layer with which a selective MLP, its router included, is not slower than
-  /// a dense one. Measured by `polar bench mlp`; none is no limit.
+  /// a dense one, measured where the profile was made; none is no limit.
   public var breakEven: [Budget]
   /// How the two rules compare, by ascending batch.
   public var comparison: [Comparison]

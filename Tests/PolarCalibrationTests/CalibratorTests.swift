@@ -38,6 +38,7 @@ private func smallOptions() -> Calibrator.Options {
   options.trainer.epochs = 1
   options.trainer.normEpochs = 1
   options.curve.densities = [0.5, 1]
+  options.timedBatches = []
   options.heldOutWindows = 3
   options.prefix = 64
   options.steps = 8
@@ -101,6 +102,7 @@ private func smallOptions() -> Calibrator.Options {
     options.curve.policies = [.routed]
     options.neurons?.batches = [1, 2, 4]
     options.neurons?.samples = 16
+    options.timedBatches = [1, 2]
     let result = try Calibrator(options: options).run(
       model: model, fingerprint: "f", text: text(600, seed: 1), heldOut: text(300, seed: 2), on: backend)
     let sparsity = try #require(result.profile.neurons)
@@ -124,6 +126,10 @@ private func smallOptions() -> Calibrator.Options {
       #expect(row.neurons <= 1 && row.heads == 1)
     }
     #expect(statistics.neuronCurve.count == Calibrator.sweepTargets.count + 5)
+    #expect(sparsity.breakEven.map(\.batch) == [1, 2])
+    #expect(sparsity.breakEven.allSatisfy { (0...neurons).contains($0.neurons) })
+    #expect(statistics.costs.map(\.part) == ["MLP", "attention", "MLP", "attention"])
+    #expect(statistics.costs.allSatisfy { $0.dense > 0 && $0.router > 0 && $0.sparse.count == 3 })
     let page = QualityReport(result.profile, statistics: statistics, title: "tiny").page
     #expect(page.contains("Routers of neurons") && page.contains("\"unions\":"))
     let path = FileManager.default.temporaryDirectory.appendingPathComponent("\(UUID()).safetensors").path

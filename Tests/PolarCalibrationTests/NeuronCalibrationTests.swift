@@ -172,10 +172,13 @@ private func options(rank: Int) -> NeuronRouterTrainer.Options {
   }
 
   @Test func attentionTurnsByHand() {
-    #expect(ActivationRecorder.turn([1, 0], [0, 0]) == 0)
-    #expect(abs(ActivationRecorder.turn([1, 0], [-1, 1]) - 1) < 1e-12)
-    #expect(abs(ActivationRecorder.turn([1, 0], [-2, 0]) - 2) < 1e-12)
-    #expect(ActivationRecorder.turn([0, 0], [1, 0]) == 0)
+    func turn(_ x: [Float], _ delta: [Float]) -> Double {
+      x.withUnsafeBufferPointer { x in delta.withUnsafeBufferPointer { ActivationRecorder.turn(x, $0) } }
+    }
+    #expect(turn([1, 0], [0, 0]) == 0)
+    #expect(abs(turn([1, 0], [-1, 1]) - 1) < 1e-12)
+    #expect(abs(turn([1, 0], [-2, 0]) - 2) < 1e-12)
+    #expect(turn([0, 0], [1, 0]) == 0)
   }
 
   @Test func sigmoidIsAccurate() {
