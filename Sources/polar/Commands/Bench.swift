@@ -12,7 +12,9 @@ import PolarTokenizer
 struct BenchCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "bench", abstract: "Measures speed, dense beside sparse, in one process.",
-    subcommands: [BenchDecodeCommand.self, BenchAttentionCommand.self, BenchGPUCommand.self])
+    subcommands: [
+      BenchDecodeCommand.self, BenchAttentionCommand.self, BenchMLPCommand.self, BenchGPUCommand.self,
+    ])
 }
 
 /// A list of numbers such as `1,8,32`.
