@@ -5,8 +5,8 @@ public import PolarSparsity
 /// Times a layer's MLP and attention, dense beside sparse, and what choosing costs, on the backend that calibrates: the
 /// paper's figure 10, and the break-even above which an MLP runs dense.
 ///
-/// Weights are random, as many layers of them as the model has (so that caches see what they see in a step), the routers
-/// are the profile's own. Everything compared alternates.
+/// There are as many layers of weights as the model has, so that caches see what they see in a step; the routers are the
+/// profile's own. Everything compared alternates.
 public struct SelectionCosts {
   /// Fractions of neurons that are timed.
   private static let neuronDensities = [0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1]
@@ -62,7 +62,7 @@ public struct SelectionCosts {
       always.layers[layer]?.thresholds = [neurons.threshold(layer: layer, rows: scene.batch.rows)]
     }
     let policy = try RoutedNeuronPolicy(always, on: backend)
-    let mlp = try RandomMLP(config: config, rows: scene.batch.rows, on: backend)
+    let mlp = try TimedMLP(config: config, rows: scene.batch.rows, on: backend)
     let layers = neurons.layers.indices.filter { neurons.layers[$0] != nil }
     var times = Times(densities: Self.neuronDensities, layers: layers.count)
     var workspace = try scene.workspace(for: policy)
@@ -175,11 +175,14 @@ extension SelectionCosts {
     }
   }
 
-  /// MLPs of random weights, one per layer.
-  private final class RandomMLP {
+  /// MLPs of zero weights, one per layer, in the layouts of dense and of selective ones.
+  private final class TimedMLP {
     private let backend: any Backend
     private let memory: any DeviceMemory
     private let weights: [(up: Tensor, down: Tensor)]
+    private let panels: [(up: PackedMatrix, down: PackedMatrix)]
+    private let projected: Tensor
+    private let isGated: Bool
     private let x: Tensor
     private let out: Tensor
     private let activated: Tensor
@@ -191,30 +194,43 @@ extension SelectionCosts {
       self.backend = backend
       let neurons = config.intermediate
       self.neurons = neurons
-      let width = config.architecture.blocks == .llama ? 2 * config.hidden : config.hidden
-      let dtype = backend.neuronDType
-      var tensors: [Tensor] = []
-      let shapes =
-        (0..<config.layers).flatMap { _ in [(neurons, width, dtype), (neurons, config.hidden, dtype)] }
-        + [
-          (rows, config.hidden, .f32), (rows, config.hidden, .f32), (rows, neurons, .f32), (1, neurons, .i32),
-          (1, 1, .i32),
-        ]
-      let bytes = shapes.reduce(0) { $0 + (($1.0 * $1.1 * $1.2.byteCount + 63) & ~63) }
-      let memory = try backend.allocate(byteCount: bytes)
+      isGated = config.architecture.blocks == .llama
+      let halves = isGated ? 2 : 1
+      let (hidden, layers) = (config.hidden, config.layers)
+      func aligned(_ bytes: Int) -> Int { (bytes + 63) & ~63 }
+      let neuronBytes = (halves + 1) * aligned(neurons * hidden * backend.neuronDType.byteCount)
+      let upBytes = aligned(backend.packedByteCount(outputs: halves * neurons, inputs: hidden))
+      let downBytes = aligned(backend.packedByteCount(outputs: hidden, inputs: neurons))
+      let scratch = 2 * aligned(rows * hidden * 4) + (halves + 1) * aligned(rows * neurons * 4)
+      let memory = try backend.allocate(
+        byteCount: layers * (neuronBytes + upBytes + downBytes) + scratch + aligned(neurons * 4) + 64)
       self.memory = memory
       var offset = 0
-      for (rows, columns, dtype) in shapes {
-        tensors.append(Tensor(memory.base.advanced(by: offset), rows: rows, columns: columns, dtype: dtype))
-        offset += (rows * columns * dtype.byteCount + 63) & ~63
+      func take(_ bytes: Int) -> Address {
+        defer { offset += aligned(bytes) }
+        return memory.base.advanced(by: offset)
       }
-      let layers = config.layers
-      weights = (0..<layers).map { (tensors[2 * $0], tensors[2 * $0 + 1]) }
-      (x, out) = (tensors[2 * layers], tensors[2 * layers + 1])
-      (activated, indices, count) = (
-        tensors[2 * layers + 2], tensors[2 * layers + 3], tensors[2 * layers + 4]
-      )
-      // Zeros would do for the weights; inputs are not zero so that nothing about them is special.
+      func tensor(_ rows: Int, _ columns: Int, _ dtype: DType) -> Tensor {
+        Tensor(take(rows * columns * dtype.byteCount), rows: rows, columns: columns, dtype: dtype)
+      }
+      weights = (0..<layers).map { _ in
+        (
+          tensor(neurons, halves * hidden, backend.neuronDType),
+          tensor(neurons, hidden, backend.neuronDType)
+        )
+      }
+      panels = (0..<layers).map { _ in
+        (
+          PackedMatrix(take(upBytes), outputs: halves * neurons, inputs: hidden),
+          PackedMatrix(take(downBytes), outputs: hidden, inputs: neurons)
+        )
+      }
+      x = tensor(rows, hidden, .f32)
+      out = tensor(rows, hidden, .f32)
+      activated = tensor(rows, neurons, .f32)
+      projected = isGated ? tensor(rows, 2 * neurons, .f32) : activated
+      indices = tensor(1, neurons, .i32)
+      count = tensor(1, 1, .i32)
       let ones = [Float](repeating: 0.5, count: x.count)
       ones.withUnsafeBytes { backend.upload($0, to: x.address) }
     }
@@ -229,10 +245,20 @@ extension SelectionCosts {
     }
 
     func run(_ layer: Int, _ neurons: ActiveNeurons?) {
+      defer { backend.synchronize() }
+      guard let neurons else {
+        backend.linear(projected, x, weight: panels[layer].up, bias: nil)
+        if isGated {
+          backend.reluMul(activated, projected, threshold: 0)
+        } else {
+          backend.relu(activated)
+        }
+        backend.linear(out, activated, weight: panels[layer].down, bias: nil)
+        return
+      }
       backend.selectiveUp(
         activated, x, weight: weights[layer].up, bias: nil, threshold: 0, neurons: neurons)
       backend.selectiveDown(out, activated, weight: weights[layer].down, bias: nil, neurons: neurons)
-      backend.synchronize()
     }
   }
 
