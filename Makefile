@@ -3,7 +3,9 @@ POLAR = .build/release/polar
 MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 PYTHON ?= python3
 
-.PHONY: check build bench fixtures format demo
+DEMO = Sources/Polar/Resources/demo
+
+.PHONY: check build bench fixtures format demo demo-profile
 
 build:
 	swift build -c release --product polar
@@ -17,6 +19,12 @@ format:
 
 demo: build
 	$(POLAR) demo
+
+# The embedded model's sparsity profile, from TEXT: books that neither its training nor its prompts used.
+demo-profile: build
+	$(POLAR) calibrate $(DEMO) --text $(TEXT) --held-out $(DEMO)/prompts.txt --plain-routers --tokens 110000 \
+	  -o .build/opt-books.profile.safetensors
+	cp .build/opt-books.profile.safetensors $(DEMO)/
 
 # Decode grid of a real model, dense beside sparse; JSON lines in Benchmarks/.
 bench: build

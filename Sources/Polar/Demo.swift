@@ -20,7 +20,7 @@ public struct Demo: Sendable {
     /// Tokens that every sequence is continued by.
     public var steps = 32
     /// Alternations of the modes at the largest batch; smaller ones, whose steps are short, get more.
-    public var rounds = 2
+    public var rounds = 4
     /// Mean density of heads over the layers whose heads are chosen.
     public var density = 0.5
     /// Seed of the sampling.

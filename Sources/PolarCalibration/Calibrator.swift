@@ -38,7 +38,7 @@ public struct Calibrator: Sendable {
     /// are not asked.
     public var neurons: NeuronCalibrator.Options? = .init()
     /// Batch sizes at which parts are timed on the backend for the break-even and the report; empty times nothing.
-    public var timedBatches = [1, 8, 64]
+    public var timedBatches = [1, 2, 4, 8, 16, 32, 64]
     /// What is measured; no policies means no measuring.
     public var curve = QualityCurve()
     /// Held-out windows that are decoded as one batch.

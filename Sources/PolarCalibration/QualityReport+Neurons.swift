@@ -99,7 +99,10 @@ extension QualityReport {
   // MARK: Time
 
   var costSection: String {
-    guard let costs = statistics?.costs, !costs.isEmpty else { return "" }
+    guard let all = statistics?.costs, !all.isEmpty else { return "" }
+    let batches = Set(all.map(\.batch)).sorted()
+    let shown = Set([batches[0], batches[batches.count / 2], batches[batches.count - 1]])
+    let costs = all.filter { shown.contains($0.batch) }
     let charts = ["MLP", "attention"].compactMap { part -> String? in
       let rows = costs.filter { $0.part == part }
       guard !rows.isEmpty else { return nil }

@@ -14,8 +14,8 @@ struct CalibrateCommand: ParsableCommand {
     abstract:
       "Learns a model's sparsity profile from text: routers, thresholds, and a measured quality curve.",
     discussion: """
-      Runs the text through the dense model, trains one small router per layer, finds thresholds, and measures perplexity
-      and divergence through the decode path that serves. Without --held-out the last fifth of the text is held out.
+      Runs the text through the dense model, trains small routers of each layer's heads and, where the MLP is a ReLU, of its
+      neurons, finds thresholds and budgets, and measures perplexity and divergence through the decode path that serves. Without --held-out the last fifth of the text is held out.
       Writes the profile, and beside it an HTML report.
       """)
 
@@ -81,6 +81,10 @@ struct CalibrateCommand: ParsableCommand {
     let report = QualityReport(
       result.profile, statistics: result.statistics, title: model.url.lastPathComponent)
     print(report.table)
+    if result.profile.neurons == nil {
+      print(
+        "the MLP stays dense: its activation, \(loaded.model.config.activation.rawValue), leaves no neuron at zero")
+    }
     let page = URL(fileURLWithPath: output).deletingPathExtension().appendingPathExtension("html")
     do {
       try Data(report.page.utf8).write(to: page, options: .atomic)
