@@ -221,7 +221,7 @@ class Measurements:
         output.unlink(missing_ok=True)
         command([
             *self.prefix, self.polar_path, "bench", "decode", *arguments, "--batch", batch, "--context", context, "--steps", self.steps,
-            "--density", density, "--text", prompt_text(self.home), "--json", output,
+            "--density", density, "--threads", self.threads, "--text", prompt_text(self.home), "--json", output,
         ], self.home.log)
         return [json.loads(line)["result"] for line in output.read_text().splitlines()]
 
