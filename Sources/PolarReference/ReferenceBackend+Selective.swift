@@ -14,11 +14,12 @@ extension ReferenceBackend {
     for (j, n) in list(neurons, of: weight.rows).enumerated() {
       for i in 0..<x.rows {
         let first = dot(x.f32(i), weight.f32(n), hidden) + Double(bias?.f32(0)[n] ?? 0)
-        var factor = 1.0
+        var factor: Float = 1
         if gated {
-          factor = dot(x.f32(i), weight.f32(n) + hidden, hidden) + Double(bias?.f32(1)[n] ?? 0)
+          factor = Float(dot(x.f32(i), weight.f32(n) + hidden, hidden) + Double(bias?.f32(1)[n] ?? 0))
         }
-        out.f32(i)[j] = Float(first) > threshold ? Float(first * factor) : 0
+        // Rounded where the dense ops round, so that a list of every neuron gives their bits.
+        out.f32(i)[j] = Float(first) > threshold ? Float(first) * factor : 0
       }
     }
   }
@@ -28,11 +29,11 @@ extension ReferenceBackend {
   ) {
     let list = list(neurons, of: weight.rows)
     for i in 0..<out.rows {
-      var sums = (0..<out.columns).map { Double(bias?.f32(0)[$0] ?? 0) }
+      var sums = [Double](repeating: 0, count: out.columns)
       for (j, n) in list.enumerated() {
         for d in 0..<out.columns { sums[d] += Double(h.f32(i)[j]) * Double(weight.f32(n)[d]) }
       }
-      for d in 0..<out.columns { out.f32(i)[d] = Float(sums[d]) }
+      for d in 0..<out.columns { out.f32(i)[d] = Float(sums[d] + Double(bias?.f32(0)[d] ?? 0)) }
     }
   }
 

@@ -35,8 +35,16 @@ struct NeuronTests {
       layer: Int, activations: Tensor, neurons: ActiveNeurons?, workspace: inout Workspace,
       on backend: any Backend
     ) {
-      self.activations.append(download(activations, from: backend))
+      // Columns behind the list's end mean nothing.
+      let count = neurons.map { NeuronTests.count($0, from: backend) } ?? activations.columns
+      self.activations.append(download(activations.columns(0..<count), from: backend))
     }
+  }
+
+  fileprivate static func count(_ neurons: ActiveNeurons, from backend: any Backend) -> Int {
+    var count: Int32 = 0
+    withUnsafeMutableBytes(of: &count) { backend.download(neurons.count.address, into: $0) }
+    return Int(count)
   }
 
   private static let reluModels = Golden.names.filter {
