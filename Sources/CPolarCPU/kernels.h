@@ -75,6 +75,12 @@ typedef struct {
   polar_tile tiles[3][6];  // by format from POLAR_WEIGHT_INT8 on, by rows - 1
 } polar_int_kernels;
 
+// Rows [row_low, row_high) of a part of a selective MLP. Up: entries [low, high) of the list, of which there are `entries`.
+// Down: columns [low, high), a multiple of POLAR_PANEL from the first to low, over all `entries`.
+typedef void (*polar_selective_kernel)(
+  const polar_selective_args *args, int64_t entries, int64_t row_low, int64_t row_high, int64_t low, int64_t high,
+  uint16_t *scratch);
+
 struct polar_kernels {
   // Rows [row_low, row_high) x panels [panel_low, panel_high) of a linear layer on bf16 weights. `prepared` holds the
   // rows from row_low on as `prepare` writes them, prepared_stride elements apart.
@@ -85,6 +91,7 @@ struct polar_kernels {
   void (*prepare)(uint16_t *out, const float *x, int64_t inputs);
   const polar_int_kernels *ints;
   void (*attention)(const polar_span *span);
+  polar_selective_kernel selective_up, selective_down;
   polar_row_kernel rms_norm, add_rms_norm, head_rms_norm, layer_norm, silu_mul, relu_mul, relu, add, rotary;
   polar_row_kernel head_norms, head_deviations;
   void (*matmul)(const polar_matmul_args *args);
@@ -100,6 +107,12 @@ extern const polar_kernels polar_kernels_generic;
 extern const polar_kernels polar_kernels_avx2;
 extern const polar_kernels polar_kernels_avx512;
 void polar_attention_avx512(const polar_span *span);
+void polar_selective_up_avx512(
+  const polar_selective_args *args, int64_t entries, int64_t row_low, int64_t row_high, int64_t low, int64_t high,
+  uint16_t *scratch);
+void polar_selective_down_avx512(
+  const polar_selective_args *args, int64_t entries, int64_t row_low, int64_t row_high, int64_t low, int64_t high,
+  uint16_t *scratch);
 #endif
 
 // bf16 of a float, rounded to nearest even; NaN stays NaN.

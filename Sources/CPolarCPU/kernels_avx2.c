@@ -17,6 +17,7 @@
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #include "vec.h"
 #include "linear_impl.h"
+#include "selective_impl.h"
 #include "attention_impl.h"
 #include "ops_impl.h"
 #include "matmul_impl.h"
@@ -26,6 +27,8 @@ const polar_kernels polar_kernels_avx2 = {
   .linear = linear_avx2,
   .ints = &polar_int_kernels_avx2,
   .attention = attention_avx2,
+  .selective_up = selective_up_avx2,
+  .selective_down = selective_down_avx2,
   .rms_norm = rms_norm_avx2,
   .add_rms_norm = add_rms_norm_avx2,
   .head_rms_norm = head_rms_norm_avx2,

@@ -14,6 +14,7 @@
 
 #include "vec.h"
 #include "linear_impl.h"
+#include "selective_impl.h"
 #include "attention_impl.h"
 #include "ops_impl.h"
 #include "matmul_impl.h"
@@ -22,6 +23,8 @@ const polar_kernels polar_kernels_generic = {
   .linear = linear_generic,
   .ints = &polar_int_kernels_generic,
   .attention = attention_generic,
+  .selective_up = selective_up_generic,
+  .selective_down = selective_down_generic,
   .rms_norm = rms_norm_generic,
   .add_rms_norm = add_rms_norm_generic,
   .head_rms_norm = head_rms_norm_generic,
