@@ -79,7 +79,12 @@ public final class LanguageModel: Sendable {
     limits: Limits = Limits()
   ) async throws -> LanguageModel {
     let backend = try device.makeBackend()
-    let loaded = try ModelLoader.load(from: url, on: backend)
+    let selectsNeurons = try sparsity.map { setting in
+      let profile = try SparsityProfile(path: setting.profile.path)
+      return (setting.mode ?? profile.defaultMode).selectsNeurons && profile.neurons != nil
+    }
+    let loaded = try ModelLoader.load(
+      from: url, on: backend, neuronSparse: selectsNeurons ?? false)
     return try LanguageModel(loaded, sparsity: sparsity, backend: backend, limits: limits)
   }
 

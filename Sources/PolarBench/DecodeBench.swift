@@ -179,7 +179,7 @@ public final class DecodeBench {
     let kvBytes =
       Double(batch * context * config.layers * config.kvHeads * 2 * config.headDim)
       * Double(backend.kvDType.byteCount) * density
-    let weightBytes = Double(model.weightByteCount)
+    let weightBytes = Double(model.weightByteCount - model.neuronByteCount)
     let weightOperations = weightBytes  // 2 operations per weight of 2 bytes
     let attentionOperations =
       4 * Double(batch * context * config.layers * config.heads * config.headDim) * density

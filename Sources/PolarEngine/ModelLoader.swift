@@ -47,13 +47,16 @@ public enum ModelLoader {
   /// Loads a GGUF file, a safetensors file or a Hugging Face folder into `backend`'s memory, with its tokenizer.
   ///
   /// The tokenizer comes first, so that what is wrong with it shows before the weights are read.
+  /// - Parameter neuronSparse: Whether policies may choose neurons; nil: if the model allows it (see ``ModelRegistry``).
   /// - Throws: A ``PolarError`` that names the file and what is wrong with it.
-  public static func load(from url: URL, on backend: any Backend) throws(PolarError) -> LoadedModel {
+  public static func load(
+    from url: URL, on backend: any Backend, neuronSparse: Bool? = nil
+  ) throws(PolarError) -> LoadedModel {
     let file = try ModelFile.open(url)
     let tokenizer = try tokenizer(of: file, at: url)
     try check(tokenizer, fits: file.config, path: url.path)
     let model = try ModelRegistry.make(
-      config: file.config, reader: try WeightReader(file), backend: backend)
+      config: file.config, reader: try WeightReader(file), backend: backend, neuronSparse: neuronSparse)
     return LoadedModel(
       model: model, tokenizer: tokenizer, chatTemplate: file.chatTemplate,
       specialTexts: try specialTexts(of: tokenizer, file),

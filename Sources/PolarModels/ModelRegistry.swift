@@ -5,16 +5,23 @@ public import PolarFormats
 public enum ModelRegistry {
   /// Builds the model that `config` describes: reads every weight from `reader` into `backend`'s memory.
   ///
+  /// - Parameter neuronSparse: Holds the weights of MLPs a second time, neuron by neuron in bf16 whatever the format of the
+  ///   first copy, so that policies may choose neurons. ReLU models only; nil is all of those.
   /// - Throws: ``PolarError/configuration(field:reason:)`` when the configuration is not one that can run,
   ///   ``PolarError/weight(name:reason:)`` when a tensor is missing, left over or of another shape, and
   ///   ``PolarError/outOfMemory(what:bytes:)``.
   public static func make(
-    config: ModelConfig, reader: WeightReader, backend: any Backend
+    config: ModelConfig, reader: WeightReader, backend: any Backend, neuronSparse: Bool? = nil
   ) throws(PolarError) -> any CausalLM {
     try config.validate()
+    let neuronSparse = neuronSparse ?? (config.activation == .relu)
+    guard !neuronSparse || config.activation == .relu else {
+      throw .configuration(
+        field: "activation", reason: "the neurons of \(config.activation.rawValue) are never zero")
+    }
     switch config.architecture.blocks {
-    case .llama: return try Llama(config, reader, on: backend)
-    case .opt: return try OPT(config, reader, on: backend)
+    case .llama: return try Llama(config, reader, on: backend, neuronSparse: neuronSparse)
+    case .opt: return try OPT(config, reader, on: backend, neuronSparse: neuronSparse)
     }
   }
 

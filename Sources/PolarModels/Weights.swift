@@ -13,27 +13,29 @@ final class Weights: Sendable {
   /// Loads what `describe` asks for. It is called twice: once to add up the sizes, once to read the tensors; the views
   /// of the second call stay valid as long as the returned owner lives. Throws when the file has tensors left over.
   static func load<Parts>(
-    _ reader: WeightReader, on backend: any Backend,
+    _ reader: WeightReader, on backend: any Backend, neuronSparse: Bool,
     _ describe: (WeightLoader) throws(PolarError) -> Parts
   ) throws(PolarError) -> (weights: Weights, parts: Parts) {
-    let plan = WeightLoader(backend, source: nil)
+    let plan = WeightLoader(backend, source: nil, neuronSparse: neuronSparse)
     _ = try describe(plan)
     let memory = try backend.allocate(byteCount: plan.byteCount)
-    let parts = try describe(WeightLoader(backend, source: (reader, memory.base)))
+    let parts = try describe(
+      WeightLoader(backend, source: (reader, memory.base), neuronSparse: neuronSparse))
     try reader.finish()
     return (Weights(memory), parts)
   }
 
   /// As ``load(_:on:_:)`` without a file: `fill` fills the memory, and what is read from a file stays as it fills it.
   static func make<Parts>(
-    filledBy fill: (Address, Int) -> Void, on backend: any Backend,
+    filledBy fill: (Address, Int) -> Void, on backend: any Backend, neuronSparse: Bool,
     _ describe: (WeightLoader) throws(PolarError) -> Parts
   ) throws(PolarError) -> (weights: Weights, parts: Parts) {
-    let plan = WeightLoader(backend, source: nil)
+    let plan = WeightLoader(backend, source: nil, neuronSparse: neuronSparse)
     _ = try describe(plan)
     let memory = try backend.allocate(byteCount: plan.byteCount)
     fill(memory.base, memory.byteCount)
-    let parts = try describe(WeightLoader(backend, source: (nil, memory.base)))
+    let parts = try describe(
+      WeightLoader(backend, source: (nil, memory.base), neuronSparse: neuronSparse))
     return (Weights(memory), parts)
   }
 }
@@ -42,10 +44,15 @@ final class Weights: Sendable {
 final class WeightLoader {
   /// Bytes handed out.
   private(set) var byteCount = 0
+  /// Whether MLPs hold their neurons row by row as well, so that any of them can be left out.
+  let neuronSparse: Bool
   private let backend: any Backend
   private let source: (reader: WeightReader?, base: Address)?
 
-  fileprivate init(_ backend: any Backend, source: (reader: WeightReader?, base: Address)?) {
+  fileprivate init(
+    _ backend: any Backend, source: (reader: WeightReader?, base: Address)?, neuronSparse: Bool
+  ) {
+    self.neuronSparse = neuronSparse
     self.backend = backend
     self.source = source
   }

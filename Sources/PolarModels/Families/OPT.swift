@@ -32,9 +32,11 @@ final class OPT: CausalLM {
   }
 
   /// Reads the weights under their Hugging Face names.
-  init(_ config: ModelConfig, _ reader: WeightReader, on backend: any Backend) throws(PolarError) {
+  init(
+    _ config: ModelConfig, _ reader: WeightReader, on backend: any Backend, neuronSparse: Bool
+  ) throws(PolarError) {
     self.config = config
-    (weights, parts) = try Weights.load(reader, on: backend) { loader throws(PolarError) in
+    (weights, parts) = try Weights.load(reader, on: backend, neuronSparse: neuronSparse) { loader throws(PolarError) in
       try Self.parts(config, loader)
     }
   }
@@ -44,12 +46,15 @@ final class OPT: CausalLM {
     throws(PolarError)
   {
     self.config = config
-    (weights, parts) = try Weights.make(filledBy: fill, on: backend) { loader throws(PolarError) in
+    (weights, parts) = try Weights.make(
+      filledBy: fill, on: backend, neuronSparse: config.activation == .relu
+    ) { loader throws(PolarError) in
       try Self.parts(config, loader)
     }
   }
 
   var weightByteCount: Int { weights.byteCount }
+  var neuronByteCount: Int { parts.blocks.reduce(0) { $0 + $1.mlp.neuronByteCount } }
 
   func outputProjection(layer: Int) -> PackedMatrix { parts.blocks[layer].attention.output.weight }
 

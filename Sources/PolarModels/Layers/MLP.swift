@@ -5,47 +5,45 @@ internal import PolarSparsity
 /// The feed-forward block: `down(activation(up(x)))`, or gated, `down(activation(gate(x)) * up(x))` (Shazeer 2020). The
 /// one place where neuron sparsity enters a model.
 struct MLP: Sendable {
-  /// A neuron that ReLU leaves at zero can be left out, which asks for another layout of the weights.
-  private enum Form: Sendable {
-    case dense(DenseMLP)
-    case neurons(NeuronMLP)
-  }
-
-  private let form: Form
+  private let dense: DenseMLP
+  /// A neuron that ReLU leaves at zero can be left out. That asks for a second copy of the weights, row by row: a panel of
+  /// the first one mixes 32 neurons.
+  private let sparse: NeuronMLP?
 
   /// Loads the layers `up` (gated: gate, then up) and `down`.
   init(
     _ loader: WeightLoader, up: [String], down: String, _ config: ModelConfig
   ) throws(PolarError) {
-    form =
-      config.activation == .relu
-      ? .neurons(try NeuronMLP(loader, up: up, down: down, config))
-      : .dense(try DenseMLP(loader, up: up, down: down, config))
+    dense = try DenseMLP(loader, up: up, down: down, config)
+    sparse = loader.neuronSparse ? try NeuronMLP(loader, up: up, down: down, config) : nil
   }
 
   /// Writes the block's output to `out`; x and out `[rows, hidden]`. `neurons` is what the layer's attention returned; nil
-  /// computes all of them, and so does an MLP whose activation is never zero.
+  /// computes all of them. Choosing neurons of a model that was loaded without neuron rows is a programmer error.
   func callAsFunction(
     _ out: Tensor, _ x: Tensor, neurons: ActiveNeurons?, layer: Int, pass: borrowing ForwardPass,
     workspace: inout Workspace
   ) {
     let mark = workspace.mark()
-    switch form {
-    case .neurons(let mlp):
-      mlp(out, x, neurons: neurons, layer: layer, pass: pass, workspace: &workspace)
-    case .dense(let mlp): mlp(out, x, layer: layer, pass: pass, workspace: &workspace)
+    var neurons = neurons
+    if let sparse, neurons == nil, pass.batch.isDecode, pass.policy.looksAtActivations {
+      neurons = sparse.selectNeurons(x, layer: layer, pass: pass, workspace: &workspace)
+    }
+    if let neurons {
+      guard let sparse else { preconditionFailure("neurons of a model without neuron rows") }
+      sparse(out, x, neurons: neurons, layer: layer, pass: pass, workspace: &workspace)
+    } else {
+      dense(out, x, layer: layer, pass: pass, workspace: &workspace)
     }
     workspace.release(to: mark)
     workspace.releaseKept()
   }
 
-  /// Bytes of scratch for `rows` rows, the policy's excluded.
-  func workspaceByteCount(rows: Int) -> Int {
-    switch form {
-    case .neurons(let mlp): mlp.workspaceByteCount(rows: rows)
-    case .dense(let mlp): mlp.workspaceByteCount(rows: rows)
-    }
-  }
+  /// Bytes of scratch for `rows` rows, the policy's excluded: a compact MLP takes no more than a whole one.
+  func workspaceByteCount(rows: Int) -> Int { dense.workspaceByteCount(rows: rows) }
+
+  /// Bytes of the second copy of the weights.
+  var neuronByteCount: Int { sparse?.byteCount ?? 0 }
 }
 
 /// An MLP that is always computed whole.

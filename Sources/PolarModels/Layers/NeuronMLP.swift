@@ -33,25 +33,14 @@ struct NeuronMLP: BitwiseCopyable, Sendable {
     downBias = try loader.vector([(down + ".bias", config.hidden)])
   }
 
-  /// Writes the block's output to `out`; x and out `[rows, hidden]`. Scratch is not released.
+  /// Writes the block's output, computed from `neurons` alone, to `out`; x and out `[rows, hidden]`.
   func callAsFunction(
-    _ out: Tensor, _ x: Tensor, neurons: ActiveNeurons?, layer: Int, pass: borrowing ForwardPass,
+    _ out: Tensor, _ x: Tensor, neurons: ActiveNeurons, layer: Int, pass: borrowing ForwardPass,
     workspace: inout Workspace
   ) {
     let backend = pass.backend
-    var neurons = neurons
-    if neurons == nil, pass.batch.isDecode, pass.policy.looksAtActivations {
-      let mark = workspace.mark()
-      // [rows, intermediate]; of a gated MLP the gates alone, which are the first half of each weight row.
-      let gates = workspace.take(rows: x.rows, columns: up.rows)
-      backend.selectiveUp(
-        gates, x, weight: up.columns(0..<x.columns), bias: upBias, threshold: threshold, neurons: nil)
-      neurons = pass.policy.selectNeurons(
-        NeuronContext(layer: layer, activations: gates), workspace: &workspace, on: backend)
-      workspace.release(to: mark)
-    }
-    // [rows, intermediate], or compact [rows, capacity]
-    let activated = workspace.take(rows: x.rows, columns: neurons?.capacity ?? up.rows)
+    // Compact: [rows, capacity]
+    let activated = workspace.take(rows: x.rows, columns: neurons.capacity)
     backend.selectiveUp(
       activated, x, weight: up, bias: upBias, threshold: threshold, neurons: neurons)
     pass.tap?.mlp(
@@ -59,6 +48,21 @@ struct NeuronMLP: BitwiseCopyable, Sendable {
     backend.selectiveDown(out, activated, weight: down, bias: downBias, neurons: neurons)
   }
 
-  /// Bytes of scratch for `rows` rows.
-  func workspaceByteCount(rows: Int) -> Int { Workspace.byteCount(rows: rows, columns: up.rows) }
+  /// What the policy chooses when it sees every neuron's activation (of a gated MLP, its gate's).
+  func selectNeurons(
+    _ x: Tensor, layer: Int, pass: borrowing ForwardPass, workspace: inout Workspace
+  ) -> ActiveNeurons? {
+    let mark = workspace.mark()
+    // [rows, intermediate], from the first half of each weight row where there are two.
+    let gates = workspace.take(rows: x.rows, columns: up.rows)
+    pass.backend.selectiveUp(
+      gates, x, weight: up.columns(0..<x.columns), bias: upBias, threshold: threshold, neurons: nil)
+    let neurons = pass.policy.selectNeurons(
+      NeuronContext(layer: layer, activations: gates), workspace: &workspace, on: pass.backend)
+    workspace.release(to: mark)
+    return neurons
+  }
+
+  /// Bytes of the weights.
+  var byteCount: Int { (up.count + down.count) * up.dtype.byteCount }
 }
