@@ -36,7 +36,8 @@ final class OPT: CausalLM {
     _ config: ModelConfig, _ reader: WeightReader, on backend: any Backend, neuronSparse: Bool
   ) throws(PolarError) {
     self.config = config
-    (weights, parts) = try Weights.load(reader, on: backend, neuronSparse: neuronSparse) { loader throws(PolarError) in
+    (weights, parts) = try Weights.load(reader, on: backend, neuronSparse: neuronSparse) {
+      loader throws(PolarError) in
       try Self.parts(config, loader)
     }
   }
