@@ -1,4 +1,5 @@
 import PolarCore
+import PolarReference
 import PolarSparsity
 import Testing
 
