@@ -78,7 +78,7 @@ static int32_t pages_for(int32_t tokens) { return (tokens + POLAR_PAGE - 1) / PO
 
 // Most query rows that one kernel call takes.
 static int span_rows(int32_t head_dim) {
-  const int rows = POLAR_SPAN_ELEMENTS / head_dim;
+  const int rows = (int)(POLAR_SPAN_ELEMENTS / polar_kv_padded(head_dim));
   return rows < 1 ? 1 : rows > POLAR_SPAN_ROWS ? POLAR_SPAN_ROWS : rows;
 }
 
@@ -114,8 +114,8 @@ static void finish(float *out, const float *total, float sum, int32_t head_dim) 
   for (int32_t d = 0; d < head_dim; d++) out[d] = total[d] * inverse;
 }
 
-static const uint16_t *head_blocks(const polar_kv *kv, int32_t group) {
-  return kv->blocks + (int64_t)group * kv->pages * 2 * POLAR_PAGE * kv->head_dim;
+static const char *head_blocks(const polar_kv *kv, int32_t group) {
+  return (const char *)kv->blocks + group * kv->pages * polar_kv_block_bytes(kv->type, kv->head_dim);
 }
 
 // Rows that a thread has gathered for one KV head: sources and targets are set, starts and limits are visible tokens.
@@ -136,14 +136,16 @@ static float base2_scale(const polar_attention_args *args) { return args->scale 
 
 // Runs the kernel on chunk `chunk` of `set`; partials land in the scratch's m, l and o.
 static void run_chunk(
-  const attention_job *job, polar_scratch *scratch, const row_set *set, int32_t chunk, const uint16_t *const *next
+  const attention_job *job, polar_scratch *scratch, const row_set *set, int32_t chunk, const char *const *next
 ) {
   const polar_kv *kv = &job->args->kv;
   const int32_t first = chunk * POLAR_CHUNK_PAGES;
   const int32_t left = set->pages - first;
-  const int64_t block_elements = 2 * POLAR_PAGE * (int64_t)kv->head_dim;
+  const int64_t block_bytes = polar_kv_block_bytes(kv->type, kv->head_dim);
   polar_span span = {
     .blocks = head_blocks(kv, set->group),
+    .block_bytes = block_bytes,
+    .type = kv->type,
     .table = set->table + first,
     .pages = left < POLAR_CHUNK_PAGES ? left : POLAR_CHUNK_PAGES,
     .skip_at = POLAR_CHUNK_PAGES,
@@ -158,10 +160,11 @@ static void run_chunk(
     .l = scratch->l,
     .o = scratch->o,
     .scratch = scratch->bf16,
+    .tile = scratch->tile,
   };
   for (int i = 0; i < POLAR_TILE_PAGES; i++) {
     const int32_t page = first + POLAR_CHUNK_PAGES + i;
-    span.next[i] = page < set->pages ? span.blocks + set->table[page] * block_elements : next ? next[i] : NULL;
+    span.next[i] = page < set->pages ? span.blocks + set->table[page] * block_bytes : next ? next[i] : NULL;
   }
   for (int r = 0; r < set->rows; r++) {
     scratch->span_starts[r] = scratch->starts[r] - first * POLAR_PAGE;
@@ -172,7 +175,7 @@ static void run_chunk(
 
 // All chunks of `set`, folded and written out.
 static void run_full(
-  const attention_job *job, polar_scratch *scratch, const row_set *set, const uint16_t *const *next
+  const attention_job *job, polar_scratch *scratch, const row_set *set, const char *const *next
 ) {
   const int32_t head_dim = job->args->kv.head_dim;
   gather_queries(scratch, set->rows, head_dim);
@@ -192,13 +195,15 @@ static void run_full(
 
 // The local pages of `set`, whose rows all have their last token in the same page.
 static void run_local(
-  const attention_job *job, polar_scratch *scratch, const row_set *set, const uint16_t *const *next
+  const attention_job *job, polar_scratch *scratch, const row_set *set, const char *const *next
 ) {
   const polar_attention_args *args = job->args;
   const int32_t head_dim = args->kv.head_dim, pages = args->sink_pages + args->recent_pages;
   gather_queries(scratch, set->rows, head_dim);
   polar_span span = {
     .blocks = head_blocks(&args->kv, set->group),
+    .block_bytes = polar_kv_block_bytes(args->kv.type, head_dim),
+    .type = args->kv.type,
     .table = set->table,
     .pages = pages,
     .skip_at = args->sink_pages,
@@ -213,6 +218,7 @@ static void run_local(
     .l = scratch->l,
     .o = scratch->o,
     .scratch = scratch->bf16,
+    .tile = scratch->tile,
   };
   if (next) memcpy(span.next, next, sizeof span.next);
   const int32_t sink_tokens = args->sink_pages * POLAR_PAGE, gap = span.skip * POLAR_PAGE;
@@ -279,14 +285,14 @@ static void run_fill(const attention_job *job, const decode_task *task) {
 }
 
 // The first blocks that a task reads, for prefetching.
-static void first_blocks(const attention_job *job, const decode_task *task, const uint16_t **next) {
+static void first_blocks(const attention_job *job, const decode_task *task, const char **next) {
   const polar_attention_args *args = job->args;
   const int32_t *table = args->tables + args->sequences[task->row] * args->table_stride;
   const int32_t position = args->positions[task->row], pages = pages_for(position + 1);
-  const int64_t block_elements = 2 * POLAR_PAGE * (int64_t)args->kv.head_dim;
+  const int64_t block_bytes = polar_kv_block_bytes(args->kv.type, args->kv.head_dim);
   const int32_t first = window_start(args, position) / POLAR_PAGE;
   for (int32_t i = 0; i < POLAR_TILE_PAGES; i++)
-    next[i] = first + i < pages ? head_blocks(&args->kv, task->group) + table[first + i] * block_elements : NULL;
+    next[i] = first + i < pages ? head_blocks(&args->kv, task->group) + table[first + i] * block_bytes : NULL;
 }
 
 // The partials of one row of a task's chunk: maximum, sum, values.
@@ -370,7 +376,7 @@ static void run_decode(void *argument, int thread, int threads) {
       run_part(job, scratch, task, &set, first, last, plan->partials + (int64_t)slot * PARTIAL_ELEMENTS);
       continue;
     }
-    const uint16_t *next[POLAR_TILE_PAGES] = {NULL};
+    const char *next[POLAR_TILE_PAGES] = {NULL};
     if (index + 1 < job->tasks && plan->tasks[index + 1].kind != TASK_FILL)
       first_blocks(job, task + 1, next);
     int32_t head = 0;

@@ -10,7 +10,31 @@ typedef struct {
   int pages;
   const uint16_t *block[POLAR_TILE_PAGES];
   const uint16_t *next[POLAR_TILE_PAGES];
+  // What an int8 cache's codes are to be multiplied with, by token; NULL for bf16.
+  const float *key_scales, *value_scales;
 } FN(att_tile);
+
+// The codes of an int8 block as a block of bf16, and its scales.
+static void FN(att_expand)(
+  const void *block, int64_t head_dim, uint16_t *out, float *key_scales, float *value_scales
+) {
+  const int64_t padded = polar_kv_padded(head_dim);
+  const int8_t *k = block, *v = k + POLAR_PAGE * padded;
+  const uint16_t *scales = (const void *)(v + POLAR_PAGE * padded);
+  for (int t = 0; t < POLAR_PAGE; t++) {
+    key_scales[t] = polar_f32(scales[t]);
+    value_scales[t] = polar_f32(scales[POLAR_PAGE + t]);
+  }
+  // A code is exact in bf16.
+  for (int64_t d = 0; d < head_dim; d += 2)
+    for (int t = 0; t < POLAR_PAGE; t++)
+      for (int i = 0; i < 2; i++)
+        out[d * POLAR_PAGE + t * 2 + i] = polar_bf16(k[d / 4 * 4 * POLAR_PAGE + t * 4 + d % 4 + i]);
+  out += POLAR_PAGE * head_dim;
+  for (int t = 0; t < POLAR_PAGE; t++)
+    for (int64_t d = 0; d < head_dim; d++)
+      out[t / 2 * 2 * head_dim + d * 2 + t % 2] = polar_bf16(v[t / 4 * 4 * padded + d * 4 + t % 4]);
+}
 
 // Scores of R rows against P pages.
 POLAR_ALWAYS_INLINE void FN(att_scores)(
@@ -130,12 +154,15 @@ POLAR_ALWAYS_INLINE void FN(att_step)(
       R, 1, tile->block + page, prefetch ? tile->next + page : NULL, q, head_dim, p + page * POLAR_PAGE);
 
   const int tokens = tile->pages * POLAR_PAGE;
+  const float *key_scales = tile->key_scales, *value_scales = tile->value_scales;
   int visible = 0;
   for (int r = 0; r < R; r++) {
     float *s = p + r * POLAR_TILE_TOKENS;
     int limit = span->limits[row + r] - start;
     limit = limit < 0 ? 0 : limit > tokens ? tokens : limit;
     visible = limit > visible ? limit : visible;
+    if (key_scales)
+      for (int t = 0; t < tokens; t += VW) FN(store)(s + t, FN(load)(s + t) * FN(load)(key_scales + t));
     const int low = span->starts[row + r] - start < limit ? span->starts[row + r] - start : limit;
     for (int t = 0; t < low; t++) s[t] = -__builtin_inff();
     for (int t = limit; t < tokens; t++) s[t] = -__builtin_inff();
@@ -149,7 +176,7 @@ POLAR_ALWAYS_INLINE void FN(att_step)(
     vf sum = sums[row + r] * rescale;
     for (int t = 0; t < tokens; t += VW) {
       vf e = FN(exp2)(FN(load)(s + t) * scale - m);
-      FN(store)(s + t, e);
+      FN(store)(s + t, value_scales ? e * FN(load)(value_scales + t) : e);
       sum = sum + e;
     }
     sums[row + r] = sum;
@@ -177,7 +204,8 @@ ATTENTION_STEP(4)
 static void FN(attention)(const polar_span *span) {
   typedef void (*step)(const polar_span *, const FN(att_tile) *, int, int, int, vf *);
   static const step steps[] = {FN(att_step_1), FN(att_step_2), FN(att_step_3), FN(att_step_4)};
-  const int64_t block_elements = 2 * POLAR_PAGE * (int64_t)span->head_dim;
+  const int expand = span->type == POLAR_KV_INT8;
+  float key_scales[POLAR_TILE_TOKENS], value_scales[POLAR_TILE_TOKENS];
   vf sums[POLAR_SPAN_ROWS];
   for (int r = 0; r < span->rows; r++) {
     sums[r] = (vf){0};
@@ -186,24 +214,29 @@ static void FN(attention)(const polar_span *span) {
   __builtin_memset(span->o, 0, sizeof(float) * (size_t)span->rows * (size_t)span->head_dim);
   // Tiles start at fixed places. Pages before the first one that counts are masked; what is read for them is that one.
   for (int page = span->first / POLAR_TILE_PAGES * POLAR_TILE_PAGES; page < span->pages; page += POLAR_TILE_PAGES) {
-    FN(att_tile) tile;
+    FN(att_tile) tile = {.key_scales = expand ? key_scales : NULL, .value_scales = expand ? value_scales : NULL};
     tile.pages = span->pages - page < POLAR_TILE_PAGES ? span->pages - page : POLAR_TILE_PAGES;
     for (int i = 0; i < tile.pages; i++) {
       const int here = page + i < span->first ? span->first : page + i, ahead = page + i + POLAR_TILE_PAGES;
-      const int32_t number = span->table[here < span->skip_at ? here : here + span->skip];
-      tile.block[i] = span->blocks + number * block_elements;
-      tile.next[i] = tile.block[i];
+      const void *block = span->blocks + polar_span_page(span, here) * span->block_bytes;
+      if (expand) {
+        uint16_t *expanded = span->tile + i * 2 * POLAR_PAGE * (int64_t)span->head_dim;
+        FN(att_expand)(block, span->head_dim, expanded, key_scales + i * POLAR_PAGE, value_scales + i * POLAR_PAGE);
+        tile.block[i] = expanded;
+        continue;
+      }
+      tile.block[i] = block;
+      tile.next[i] = block;
       if (ahead < span->pages) {
-        const int32_t following = span->table[ahead < span->skip_at ? ahead : ahead + span->skip];
-        tile.next[i] = span->blocks + following * block_elements;
+        tile.next[i] = (const void *)(span->blocks + polar_span_page(span, ahead) * span->block_bytes);
       } else if (span->next[i]) {
-        tile.next[i] = span->next[i];
+        tile.next[i] = (const void *)span->next[i];
       }
     }
     for (int row = 0; row < span->rows;) {
       const int left = span->rows - row;
       const int count = left == 5 || left == 6 ? 3 : left < 4 ? left : 4;
-      steps[count - 1](span, &tile, row == 0, row, page * POLAR_PAGE, sums);
+      steps[count - 1](span, &tile, row == 0 && !expand, row, page * POLAR_PAGE, sums);
       row += count;
     }
   }

@@ -21,7 +21,7 @@ double polar_pool_worker_seconds(polar_pool *pool);
 // What one thread works in.
 typedef struct {
   float q[POLAR_SPAN_ELEMENTS], o[POLAR_SPAN_ELEMENTS], total[POLAR_SPAN_ELEMENTS];
-  uint16_t bf16[POLAR_SPAN_ELEMENTS];
+  uint16_t bf16[POLAR_SPAN_ELEMENTS], tile[POLAR_TILE_ELEMENTS];
   float m[POLAR_SPAN_ROWS], l[POLAR_SPAN_ROWS], total_m[POLAR_SPAN_ROWS], total_l[POLAR_SPAN_ROWS];
   int32_t starts[POLAR_SPAN_ROWS], limits[POLAR_SPAN_ROWS];
   int32_t span_starts[POLAR_SPAN_ROWS], span_limits[POLAR_SPAN_ROWS];

@@ -11,7 +11,8 @@ int polar_isa_supported(int isa) {
   if (isa == POLAR_ISA_AVX512)
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
       && __builtin_cpu_supports("avx512dq")
-      && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
+      && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16")
+      && __builtin_cpu_supports("avx512vnni");
 #endif
   return 0;
 }

@@ -13,6 +13,7 @@ enum {
   POLAR_TILE_TOKENS = POLAR_TILE_PAGES * POLAR_PAGE,
   POLAR_SPAN_ROWS = 64,    // most query rows of one span
   POLAR_SPAN_ELEMENTS = 64 * 256,  // most rows * head_dim of one span
+  POLAR_TILE_ELEMENTS = 2 * POLAR_TILE_TOKENS * 512,  // K and V of one softmax step
   POLAR_GROUP = 32,        // inputs that share a scale, in weights of 8 and 4 bits and in their activations
   POLAR_LINEAR_SCRATCH = 1088 * 1024,  // bytes of prepared activations per thread
 };
@@ -21,7 +22,9 @@ enum {
 
 // Attention of some query rows over up to `pages` pages of one KV head.
 typedef struct {
-  const uint16_t *blocks;    // the KV head's first block
+  const char *blocks;        // the KV head's first block
+  int64_t block_bytes;
+  int32_t type;              // of K and V
   const int32_t *table;      // page numbers; page i is table[i < skip_at ? i : i + skip]
   int32_t pages, skip_at, skip;
   int32_t first;             // pages before it are not read: no row sees them
@@ -30,10 +33,19 @@ typedef struct {
   const float *q;            // [rows][head_dim]
   // [rows] the first visible token of the span and the one behind the last; both may lie outside of it
   const int32_t *starts, *limits;
-  const uint16_t *next[POLAR_TILE_PAGES];  // blocks read after this span, or NULL: prefetched
+  const char *next[POLAR_TILE_PAGES];  // blocks read after this span, or NULL: prefetched
   float *m, *l, *o;          // out: [rows] maximum (base 2), [rows] sum, [rows][head_dim] weighted values
   uint16_t *scratch;         // [POLAR_SPAN_ELEMENTS]
+  uint16_t *tile;            // [POLAR_TILE_ELEMENTS]
 } polar_span;
+
+// head_dim as an int8 cache has it.
+static inline int64_t polar_kv_padded(int64_t head_dim) { return (head_dim + 3) & ~(int64_t)3; }
+
+static inline int64_t polar_kv_block_bytes(int type, int64_t head_dim) {
+  return type == POLAR_KV_INT8 ? 2 * POLAR_PAGE * polar_kv_padded(head_dim) + 4 * POLAR_PAGE
+                               : 4 * POLAR_PAGE * head_dim;
+}
 
 // The number of the span's page `i`.
 static inline int64_t polar_span_page(const polar_span *span, int i) {
@@ -100,6 +112,7 @@ extern const polar_kernels polar_kernels_generic;
 extern const polar_kernels polar_kernels_avx2;
 extern const polar_kernels polar_kernels_avx512;
 void polar_attention_avx512(const polar_span *span);
+void polar_attention_int8_avx512(const polar_span *span);
 #endif
 
 // bf16 of a float, rounded to nearest even; NaN stays NaN.

@@ -267,16 +267,20 @@ static const att_function att_functions[3][5] = {
 // read for them is a page that counts.
 static const uint16_t *att_block(const polar_span *span, int page) {
   const int here = page < span->first ? span->first : page < span->pages ? page : span->pages - 1;
-  return span->blocks + polar_span_page(span, here) * 2 * POLAR_PAGE * span->head_dim;
+  return (const uint16_t *)(const void *)(span->blocks + polar_span_page(span, here) * span->block_bytes);
 }
 
 // The block of a page to fetch, which may be one of what is read after the span; NULL where there is none.
 static const uint16_t *att_next(const polar_span *span, int page) {
   if (page < span->pages) return att_block(span, page);
-  return page - span->pages < POLAR_TILE_PAGES ? span->next[page - span->pages] : NULL;
+  return page - span->pages < POLAR_TILE_PAGES ? (const void *)span->next[page - span->pages] : NULL;
 }
 
 void polar_attention_avx512(const polar_span *span) {
+  if (span->type == POLAR_KV_INT8) {
+    polar_attention_int8_avx512(span);
+    return;
+  }
   const att_function *functions = att_functions[span->head_dim == 64 ? 0 : span->head_dim == 128 ? 1 : 2];
   vf sums[POLAR_SPAN_ROWS];
   for (int r = 0; r < span->rows; r++) {

@@ -91,6 +91,44 @@ static void store_kv(const polar_row_args *args, int64_t low, int64_t high) {
   }
 }
 
+// The scale of a vector; its codes go to `out`, element d to d / 4 * stride + d % 4 * step.
+static uint16_t quantize(const float *x, int64_t count, int8_t *out, int64_t stride, int64_t step) {
+  float most = 0;
+  int finite = 1;
+  for (int64_t d = 0; d < count; d++) {
+    const float size = fabsf(x[d]);
+    most = size > most ? size : most;
+    finite &= size <= 3.402823466e38f;
+  }
+  if (!finite) most = 0;
+  union { float f; uint32_t u; } bits = {most / 127};
+  const uint16_t scale = (uint16_t)((bits.u + 0xffffu) >> 16);  // rounded up
+  const float divisor = scale ? polar_f32(scale) : 1;
+  for (int64_t d = 0; d < count; d++) {
+    // Adding 1.5 * 2^23 rounds to an integer, ties to even.
+    const float code = most > 0 ? x[d] / divisor + 12582912.0f - 12582912.0f : 0;
+    out[d / 4 * stride + d % 4 * step] = (int8_t)code;
+  }
+  return finite ? scale : 0x7fc0;
+}
+
+// store_kv for an int8 cache.
+static void store_kv_int8(const polar_row_args *args, int64_t low, int64_t high) {
+  const int64_t head_dim = args->head_dim, padded = polar_kv_padded(head_dim), pages = args->columns;
+  for (int64_t row = low; row < high; row++) {
+    const int64_t page = args->indices[row] / POLAR_PAGE, token = args->indices[row] % POLAR_PAGE;
+    for (int64_t head = 0; head < args->heads; head++) {
+      char *block = (char *)args->out + (head * pages + page) * polar_kv_block_bytes(POLAR_KV_INT8, head_dim);
+      int8_t *k = (int8_t *)block, *v = k + POLAR_PAGE * padded;
+      uint16_t *scales = (uint16_t *)(void *)(v + POLAR_PAGE * padded);
+      scales[token] = quantize(
+        args->a + row * args->a_stride + head * head_dim, head_dim, k + token * 4, 4 * POLAR_PAGE, 1);
+      scales[POLAR_PAGE + token] = quantize(
+        args->b + row * args->b_stride + head * head_dim, head_dim, v + token / 4 * 4 * padded + token % 4, 16, 4);
+    }
+  }
+}
+
 void polar_store_kv(
   polar_context *context, const polar_kv *kv, const float *key, int64_t key_stride, const float *value,
   int64_t value_stride, const int32_t *slots, int64_t rows
@@ -107,7 +145,8 @@ void polar_store_kv(
     .heads = kv->kv_heads,
     .head_dim = kv->head_dim,
   };
-  polar_run_rows(context, store_kv, &args, 4 * rows * kv->kv_heads * kv->head_dim);
+  polar_run_rows(
+    context, kv->type == POLAR_KV_INT8 ? store_kv_int8 : store_kv, &args, 4 * rows * kv->kv_heads * kv->head_dim);
 }
 
 // NaN ranks below every number.

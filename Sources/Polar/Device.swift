@@ -17,16 +17,19 @@ public enum Device: Sendable, Equatable {
   /// The slow, obvious f32 backend that others are checked against.
   case reference
 
-  /// The device's backend.
-  /// - Throws: ``PolarError/configuration(field:reason:)`` for a thread count that makes no sense, and
+  /// The device's backend, which stores K and V as `kv` says.
+  /// - Throws: ``PolarError/configuration(field:reason:)`` for a thread count that makes no sense or a GPU with int8, and
   ///   ``PolarError/device(name:reason:)`` when a GPU, its driver or the compiler of its kernels is missing.
-  public func makeBackend() throws(PolarError) -> any Backend {
+  public func makeBackend(kv: KVFormat = .bf16) throws(PolarError) -> any Backend {
     switch self {
-    case .automatic: CUDAReport().isUsable ? try CUDABackend() : try CPUBackend()
+    case .automatic:
+      kv == .bf16 && CUDAReport().isUsable ? try CUDABackend() : try CPUBackend(kvDType: kv.dtype)
+    case .cuda where kv == .int8:
+      throw .configuration(field: "kv", reason: "GPUs store K and V as bf16 only")
     case .cuda(let ordinal, let batchInvariant):
       try CUDABackend(ordinal: ordinal, options: .init(batchInvariant: batchInvariant))
-    case .cpu(let threads): try CPUBackend(threads: threads)
-    case .reference: ReferenceBackend()
+    case .cpu(let threads): try CPUBackend(threads: threads, kvDType: kv.dtype)
+    case .reference: ReferenceBackend(kvDType: kv.dtype)
     }
   }
 
@@ -58,6 +61,16 @@ public enum Device: Sendable, Equatable {
     return MachineLimits(
       readBandwidth: backend.measuredReadBandwidth(), arithmeticPeak: backend.measuredFMAPeak())
   }
+}
+
+/// How K and V are stored.
+public enum KVFormat: String, Sendable, CaseIterable {
+  /// 16 bits (on the reference device 32).
+  case bf16
+  /// 8 bits with a scale per token and head: half the memory and, where attention waits for memory, half its time.
+  case int8
+
+  var dtype: DType { self == .int8 ? .i8 : .bf16 }
 }
 
 /// Which profile a model decodes with, and how.

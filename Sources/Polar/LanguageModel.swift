@@ -27,12 +27,17 @@ public final class LanguageModel: Sendable {
     public var context: Int?
     /// The most memory for K and V in bytes; 80 % of what is free when nil.
     public var kvBytes: Int?
+    /// How K and V are stored.
+    public var kvFormat: KVFormat
 
     /// Limits.
-    public init(sequences: Int = 64, context: Int? = nil, kvBytes: Int? = nil) {
+    public init(
+      sequences: Int = 64, context: Int? = nil, kvBytes: Int? = nil, kvFormat: KVFormat = .bf16
+    ) {
       self.sequences = sequences
       self.context = context
       self.kvBytes = kvBytes
+      self.kvFormat = kvFormat
     }
   }
 
@@ -78,7 +83,7 @@ public final class LanguageModel: Sendable {
     from url: URL, sparsity: SparsitySetting? = nil, device: Device = .automatic,
     limits: Limits = Limits()
   ) async throws -> LanguageModel {
-    let backend = try device.makeBackend()
+    let backend = try device.makeBackend(kv: limits.kvFormat)
     let loaded = try ModelLoader.load(from: url, on: backend)
     return try LanguageModel(loaded, sparsity: sparsity, backend: backend, limits: limits)
   }

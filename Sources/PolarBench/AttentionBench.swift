@@ -24,14 +24,17 @@ public struct AttentionBench: Sendable {
       self.batch = batch
     }
 
-    /// Bytes of K and V of one layer at `bytes` per element.
-    public func kvBytes(elementBytes: Int) -> Int {
-      2 * batch * context * kvHeads * headDim * elementBytes
+    /// Bytes of K and V of one layer, scales included.
+    public func kvBytes(dtype: DType) -> Int {
+      batch * ((context + KVPage.tokens - 1) / KVPage.tokens) * kvHeads
+        * KVLayer.blockByteCount(headDim: headDim, dtype: dtype)
     }
   }
 
   /// One density's result; times are medians of interleaved runs.
   public struct Row: Sendable, Codable {
+    /// Element type of K and V.
+    public var kv: String
     /// Fraction of heads computed in full.
     public var density: Double
     /// What the other heads do.
@@ -72,10 +75,9 @@ public struct AttentionBench: Sendable {
       let denseMedian = median(dense)
       rows.append(
         Row(
-          density: density, fallback: "local(1,4)", seconds: median(selective),
+          kv: "\(backend.kvDType)", density: density, fallback: "local(1,4)", seconds: median(selective),
           denseSeconds: denseMedian, ratio: median(zip(selective, dense).map { $0 / $1 }),
-          denseBandwidth: Double(shape.kvBytes(elementBytes: backend.kvDType.byteCount))
-            / denseMedian / 1e9))
+          denseBandwidth: Double(shape.kvBytes(dtype: backend.kvDType)) / denseMedian / 1e9))
     }
     return rows
   }
@@ -132,7 +134,7 @@ extension AttentionBench {
       fill(pages: pages)
     }
 
-    /// Small pseudo-random bf16 or f32 values everywhere: repeated 1 MiB of them, and random queries.
+    /// Small values everywhere, pseudo-random ones in bf16 or f32: repeated 1 MiB of them, and random queries.
     private func fill(pages: Int) {
       var state: UInt64 = 0x9E37_79B9_7F4A_7C15
       func random() -> Float {
@@ -144,7 +146,10 @@ extension AttentionBench {
       var bytes = [UInt8]()
       bytes.reserveCapacity(elements * kv.dtype.byteCount)
       for value in floats {
-        if kv.dtype == .bf16 {
+        if kv.dtype == .i8 {
+          // One code and, two of them, a scale near 0.01.
+          bytes.append(0x3c)
+        } else if kv.dtype == .bf16 {
           let half = UInt16(truncatingIfNeeded: value.bitPattern >> 16)
           bytes.append(UInt8(truncatingIfNeeded: half))
           bytes.append(UInt8(truncatingIfNeeded: half >> 8))

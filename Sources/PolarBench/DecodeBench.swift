@@ -157,7 +157,7 @@ public final class DecodeBench {
   /// Gives every sequence the K and V of the first one.
   private func copyPages(of cache: KVCache, pagesEach: Int, batch: Int) {
     for layer in cache.layers {
-      let blockBytes = layer.blockElements * layer.dtype.byteCount
+      let blockBytes = layer.blockByteCount
       let bytes = pagesEach * blockBytes
       let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes, alignment: 64)
       defer { buffer.deallocate() }
@@ -177,8 +177,8 @@ public final class DecodeBench {
   private func floor(batch: Int, context: Int, density: Double) -> Double {
     let config = model.config
     let kvBytes =
-      Double(batch * context * config.layers * config.kvHeads * 2 * config.headDim)
-      * Double(backend.kvDType.byteCount) * density
+      Double(batch * context) / Double(KVPage.tokens)
+      * Double(KVCache.bytesPerPage(config, dtype: backend.kvDType)) * density
     let weightBytes = Double(model.weightByteCount)
     let weightOperations = weightBytes  // 2 operations per weight of 2 bytes
     let attentionOperations =

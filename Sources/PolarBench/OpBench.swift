@@ -87,7 +87,7 @@ public struct OpBench {
       }
     }
     let text = "\(shape.heads)/\(shape.kvHeads) x \(shape.headDim), context \(shape.context)"
-    let total = shape.kvBytes(elementBytes: backend.kvDType.byteCount)
+    let total = shape.kvBytes(dtype: backend.kvDType)
     let dense = attend(nil)
     var results = [
       row("attention", text, batch: shape.batch, density: 1, "dense", dense, bytes: total, dense: dense)

@@ -61,8 +61,8 @@ extension CPUBackend {
 
   private static func cache(_ kv: KVLayer) -> polar_kv {
     polar_kv(
-      blocks: kv.address.pointer(UInt16.self), pages: Int64(kv.pages), kv_heads: Int32(kv.kvHeads),
-      head_dim: Int32(kv.headDim))
+      blocks: kv.address.raw, pages: Int64(kv.pages), kv_heads: Int32(kv.kvHeads),
+      head_dim: Int32(kv.headDim), type: Int32(kv.dtype == .i8 ? POLAR_KV_INT8 : POLAR_KV_BF16))
   }
 
   private static func arguments(

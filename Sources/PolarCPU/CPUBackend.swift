@@ -22,7 +22,7 @@ public import PolarCore
 
 /// The CPU: C kernels for several instruction sets, chosen at run time, and one pool of threads.
 ///
-/// Weights and the KV cache are bf16, activations f32. Every op returns when its result is written. All scratch is
+/// The KV cache is bf16 or int8, activations f32. Every op returns when its result is written. All scratch is
 /// allocated at creation; ops do not allocate. Results depend on the instruction set, but not on the number of
 /// threads or on the other rows of a batch, bit for bit. Ops may be called from any thread; those that use the pool
 /// run one at a time.
@@ -37,16 +37,20 @@ public final class CPUBackend: Backend {
 
   /// `cpu-` and the instruction set.
   public var name: String { "cpu-\(isa.name)" }
-  /// K and V are stored as bf16.
-  public var kvDType: DType { .bf16 }
+  /// K and V are stored as bf16 or as i8 with scales.
+  public let kvDType: DType
 
   /// A backend with `threads` threads (nil: as many as the process may run on, less where a control group limits its
-  /// processor time) and the kernels of `isa` (nil: the
-  /// best one).
+  /// processor time) and the kernels of `isa` (nil: the best one), whose K and V are stored as `kvDType`: bf16 or i8.
   ///
-  /// - Throws: ``PolarError/configuration(field:reason:)`` for a thread count below one or an instruction set that
-  ///   this machine lacks, ``PolarError/outOfMemory(what:bytes:)`` when scratch memory or threads cannot be had.
-  public init(threads: Int? = nil, isa: CPUISA? = nil) throws(PolarError) {
+  /// - Throws: ``PolarError/configuration(field:reason:)`` for a thread count below one, an instruction set that
+  ///   this machine lacks or another `kvDType`, ``PolarError/outOfMemory(what:bytes:)`` when scratch memory or
+  ///   threads cannot be had.
+  public init(threads: Int? = nil, isa: CPUISA? = nil, kvDType: DType = .bf16) throws(PolarError) {
+    guard kvDType == .bf16 || kvDType == .i8 else {
+      throw .configuration(field: "kvDType", reason: "the CPU stores K and V as bf16 or i8, not \(kvDType)")
+    }
+    self.kvDType = kvDType
     let isa = isa ?? .best
     guard isa.isSupported else {
       throw .configuration(field: "isa", reason: "this processor does not run \(isa.name)")

@@ -4,13 +4,14 @@
   case bf16
   case i32
   case u8
+  case i8
 
   /// Bytes of one element.
   @inlinable public var byteCount: Int {
     switch self {
     case .f32, .i32: 4
     case .bf16: 2
-    case .u8: 1
+    case .u8, .i8: 1
     }
   }
 }

@@ -11,6 +11,15 @@ public enum KVPage {
 /// - K page: `[headDim / 2][16 tokens][2]`, element `(d, t)` at `(d / 2) * 32 + t * 2 + d % 2`;
 /// - V page: `[16 / 2][headDim][2]`, element `(t, d)` at `16 * headDim + (t / 2) * 2 * headDim + d * 2 + t % 2`.
 ///
+/// With ``DType/i8`` an element is a code times its token's scale, one scale per token and head of K and of V. Let `P` be
+/// `headDim` (at most 512) rounded up to a multiple of 4; a block of `32 * P + 64` bytes holds
+/// - the K page, `[P / 4][16 tokens][4]` codes, `(d, t)` at `(d / 4) * 64 + t * 4 + d % 4`;
+/// - the V page, `[16 / 4][P][4]` codes, `(t, d)` at `16 * P + (t / 4) * 4 * P + d * 4 + t % 4`;
+/// - at `32 * P` the bf16 scales of K by token, then those of V.
+///
+/// The scale is the least bf16 number that is at least `max |x| / 127` over the vector, a code the nearest integer to
+/// `x / scale`, ties to even. A vector with an element that is not finite has NaN for its scale.
+///
 /// All pages of one KV head lie one after the other, so that a sequence with consecutive pages is one sequential stream.
 @frozen public struct KVLayer: BitwiseCopyable, Sendable {
   /// Where the layer's first block starts.
@@ -21,7 +30,7 @@ public enum KVPage {
   public let kvHeads: Int
   /// Elements of one head's K or V vector; even.
   public let headDim: Int
-  /// Element type: ``DType/bf16``, or ``DType/f32`` on the reference backend.
+  /// Element type: ``DType/bf16``, ``DType/i8``, or ``DType/f32`` on the reference backend.
   public let dtype: DType
   /// Tokens that a query attends to, itself included: the key positions `> position - window`; nil for all earlier ones.
   /// Every attention op honours it: dense, selective and all fallbacks. Pages wholly before the window are not read.
@@ -43,8 +52,18 @@ public enum KVPage {
   /// Elements of one block (the K page and the V page of one KV head).
   @inlinable public var blockElements: Int { 2 * KVPage.tokens * headDim }
 
+  /// Bytes of one block, the scales included.
+  @inlinable public var blockByteCount: Int { Self.blockByteCount(headDim: headDim, dtype: dtype) }
+
   /// Bytes of the whole layer.
-  @inlinable public var byteCount: Int { kvHeads * pages * blockElements * dtype.byteCount }
+  @inlinable public var byteCount: Int { kvHeads * pages * blockByteCount }
+
+  /// Bytes of a block: what 16 tokens of one KV head take.
+  @inlinable public static func blockByteCount(headDim: Int, dtype: DType) -> Int {
+    dtype == .i8
+      ? 2 * KVPage.tokens * ((headDim + 3) / 4 * 4) + 4 * KVPage.tokens
+      : 2 * KVPage.tokens * headDim * dtype.byteCount
+  }
 }
 
 /// In which order a backend's cache holds what ``KVLayer`` describes.

@@ -11,7 +11,7 @@ public final class KVCache: Sendable {
 
   /// Bytes that one page takes over all layers.
   public static func bytesPerPage(_ config: ModelConfig, dtype: DType) -> Int {
-    config.layers * config.kvHeads * 2 * KVPage.tokens * config.headDim * dtype.byteCount
+    config.layers * config.kvHeads * KVLayer.blockByteCount(headDim: config.headDim, dtype: dtype)
   }
 
   /// Allocates a pool of `pages` pages of 16 tokens for every layer.

@@ -55,7 +55,7 @@ final class ConformanceRun {
   typealias RowCase = (TensorPool, inout SplitMix64, Range<Int>) throws(PolarError) -> HostTensor<Float>
 
   let backend: any Backend
-  let reference = ReferenceBackend()
+  let reference: ReferenceBackend
   private let seed: UInt64
   private let part: String?
   private let progress: ((Result) -> Void)?
@@ -63,6 +63,7 @@ final class ConformanceRun {
 
   init(_ backend: any Backend, seed: UInt64, matching part: String?, progress: ((Result) -> Void)?) {
     self.backend = backend
+    reference = ReferenceBackend(kvDType: backend.kvDType)
     self.seed = seed
     self.part = part
     self.progress = progress
@@ -82,7 +83,8 @@ final class ConformanceRun {
 
   /// The tolerance of attention on this backend.
   var attentionTolerance: Float {
-    roundsActivations ? Tolerance.attentionRounded : Tolerance.attention
+    if backend.kvDType == .i8 { return Tolerance.attentionInt8 }
+    return roundsActivations ? Tolerance.attentionRounded : Tolerance.attention
   }
 
   // MARK: Checks

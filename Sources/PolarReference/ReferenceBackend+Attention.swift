@@ -28,11 +28,9 @@ extension ReferenceBackend {
     for i in 0..<key.rows {
       let (page, token) = Int(slots.i32(0)[i]).quotientAndRemainder(dividingBy: KVPage.tokens)
       for g in 0..<kv.kvHeads {
-        let block = kv.block(head: g, page: page)
-        for d in 0..<kv.headDim {
-          block[kv.keyIndex(d, token)] = key.f32(i)[g * kv.headDim + d]
-          block[kv.valueIndex(d, token)] = value.f32(i)[g * kv.headDim + d]
-        }
+        kv.store(
+          key: key.f32(i) + g * kv.headDim, value: value.f32(i) + g * kv.headDim, head: g, page: page,
+          token: token)
       }
     }
   }
@@ -108,9 +106,9 @@ extension ReferenceBackend {
 
     var scores: [Double] = []
     for key in keys {
-      let block = kv.block(head: group, page: Int(pages[key / KVPage.tokens]))
+      let k = kv.key(head: group, page: Int(pages[key / KVPage.tokens]), token: key % KVPage.tokens)
       var sum = 0.0
-      for d in 0..<headDim { sum += Double(q[d]) * Double(block[kv.keyIndex(d, key % KVPage.tokens)]) }
+      for d in 0..<headDim { sum += Double(q[d]) * Double(k[d]) }
       scores.append(sum * Double(scale))
     }
     let largest = scores.max() ?? 0
@@ -119,33 +117,16 @@ extension ReferenceBackend {
 
     var mean = [Double](repeating: 0, count: headDim)
     for (key, weight) in zip(keys, weights) {
-      let block = kv.block(head: group, page: Int(pages[key / KVPage.tokens]))
-      for d in 0..<headDim {
-        mean[d] += weight / total * Double(block[kv.valueIndex(d, key % KVPage.tokens)])
-      }
+      let v = kv.value(head: group, page: Int(pages[key / KVPage.tokens]), token: key % KVPage.tokens)
+      for d in 0..<headDim { mean[d] += weight / total * Double(v[d]) }
     }
     for d in 0..<headDim { target[d] = Float(mean[d]) }
   }
 }
 
 extension KVLayer {
-  /// The block of one KV head and page.
-  func block(head: Int, page: Int) -> UnsafeMutablePointer<Float> {
-    address.pointer(to: Float.self) + (head * pages + page) * blockElements
-  }
-
   /// The first position that a query at `position` attends to.
   func firstKey(for position: Int) -> Int {
     window.map { max(0, position + 1 - $0) } ?? 0
-  }
-
-  /// Index of the K element `d` of token `token` in its block.
-  func keyIndex(_ d: Int, _ token: Int) -> Int {
-    d / 2 * (2 * KVPage.tokens) + token * 2 + d % 2
-  }
-
-  /// Index of the V element `d` of token `token` in its block.
-  func valueIndex(_ d: Int, _ token: Int) -> Int {
-    KVPage.tokens * headDim + token / 2 * (2 * headDim) + d * 2 + token % 2
   }
 }

@@ -7,11 +7,13 @@ public import PolarCore
 ///
 /// Other backends are checked against it (``ConformanceSuite``). It is slow, and unlike them it may allocate.
 public final class ReferenceBackend: Backend {
-  /// The reference backend.
-  public init() {}
+  /// K and V are stored as they are, or as i8 with scales, from which attention computes in full precision.
+  public let kvDType: DType
+
+  /// The reference backend; `kvDType` is f32 or i8.
+  public init(kvDType: DType = .f32) { self.kvDType = kvDType == .i8 ? .i8 : .f32 }
 
   public var name: String { "reference" }
-  public var kvDType: DType { .f32 }
 
   // MARK: Memory
 

@@ -97,7 +97,16 @@ public final class TensorPool: Sendable {
     if value != 0 {
       // The upper half of an f32 is the bf16 of the same number.
       let elements = kvHeads * pages * kv.blockElements
-      if kv.dtype == .f32 {
+      if kv.dtype == .i8 {
+        // Codes of 127 and a scale per token; `value` is a bound of what they stand for.
+        let codes = [UInt8](repeating: 127, count: kv.blockByteCount - 4 * KVPage.tokens)
+        let scale = UInt16((value / 127).bitPattern >> 16)
+        let scales = Array(repeating: scale, count: 2 * KVPage.tokens).flatMap {
+          [UInt8(truncatingIfNeeded: $0), UInt8($0 >> 8)]
+        }
+        let blocks = Array(repeating: codes + scales, count: kvHeads * pages).flatMap(\.self)
+        blocks.withUnsafeBytes { backend.upload($0, to: kv.address) }
+      } else if kv.dtype == .f32 {
         Array(repeating: value, count: elements).withUnsafeBytes { backend.upload($0, to: kv.address) }
       } else {
         Array(repeating: UInt16(value.bitPattern >> 16), count: elements).withUnsafeBytes {
@@ -151,10 +160,13 @@ public final class TensorPool: Sendable {
     return HostTensor(values, rows: weight.outputs, columns: weight.inputs)
   }
 
-  /// All elements of a cache in the order that ``PolarCore/KVLayer`` documents, as floats.
+  /// All elements of a cache in the order that ``PolarCore/KVLayer`` documents, as floats; of an i8 cache all bytes.
   public func read(_ kv: KVLayer) -> HostTensor<Float> {
     backend.synchronize()
     let raw = bytes(at: kv.address, count: kv.byteCount)
+    if kv.dtype == .i8 {
+      return HostTensor(raw.map(Float.init), rows: kv.kvHeads * kv.pages, columns: kv.blockByteCount)
+    }
     let values: [Float] = raw.withUnsafeBytes { buffer in
       kv.dtype == .f32
         ? Array(buffer.bindMemory(to: Float.self))

@@ -40,6 +40,14 @@ public enum Tolerance {
   /// by 1.01 * 2^-7 of the row's largest element.
   public static let attentionRounded: Float = 3 * 0x1p-8
 
+  /// Attention over an i8 cache, measured against the values that its codes and scales stand for: queries may be integers
+  /// of 16 bits relative to their largest element (off by 2^-17 of it, times `sqrt(headDim)` random terms of a score),
+  /// weights of 15 bits relative to the largest of 32 tokens.
+  public static let attentionInt8: Float = 5e-4
+
+  /// A number stored as i8, relative to the largest of its vector: half a step of a scale that is up to 2^-7 too large.
+  public static let storedInt8: Float = 0.5 / 127 * (1 + 0x1p-7)
+
   /// Norms of heads, and the square root of a Gram form of up to 128 * 128 terms, in f32.
   public static let headMeasures: Float = 2e-5
 

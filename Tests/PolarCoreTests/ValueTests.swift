@@ -90,6 +90,8 @@ import Testing
     let layer = KVLayer(Address(0), pages: 5, kvHeads: 3, headDim: 64, dtype: .bf16)
     #expect(layer.blockElements == 2 * 16 * 64)
     #expect(layer.byteCount == 3 * 5 * 2048 * 2)
+    let coded = KVLayer(Address(0), pages: 5, kvHeads: 3, headDim: 6, dtype: .i8)
+    #expect(coded.byteCount == 5 * 3 * (2 * 16 * 8 + 64), "codes of padded vectors and two scales a token")
     let wide = KVLayer(Address(0), pages: 5, kvHeads: 3, headDim: 64, dtype: .f32)
     #expect(wide.byteCount == 2 * layer.byteCount)
     #expect(KVPage.tokens == 16)

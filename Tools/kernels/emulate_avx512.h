@@ -15,6 +15,7 @@ typedef float emulated_ps512 __attribute__((vector_size(64)));
     emulated_bh256 v_ = (emulated_bh256)(bits); \
     memcpy((to), &v_, sizeof v_);     \
   } while (0)
+#define _mm256_loadu_si256(from) (*(const emulated_bh256 *)(const void *)(from))
 #define __m256i emulated_bh256 // only as a cast before a store
 
 static inline float emulated_f32(uint16_t x) {
@@ -51,3 +52,117 @@ static inline emulated_si512 emulated_dpbusd(emulated_si512 acc, emulated_si512 
   return acc;
 }
 #define _mm512_dpbusd_epi32 emulated_dpbusd
+
+// What attention needs besides.
+typedef uint16_t __mmask16;
+typedef float emulated_ps128 __attribute__((vector_size(16)));
+typedef uint8_t emulated_si128 __attribute__((vector_size(16), aligned(1)));
+#define __m128 emulated_ps128
+#define __m128i emulated_si128
+#define _MM_FROUND_TO_NEAREST_INT 0
+#define _MM_FROUND_NO_EXC 8
+#define _CMP_GT_OQ 30
+
+#define EMULATED(type, name, arguments, expression) \
+  static inline type emulated_##name arguments {    \
+    type out = {0};                                 \
+    for (int i = 0; i < 16; i++) out[i] = expression; \
+    return out;                                     \
+  }
+EMULATED(emulated_ps512, set1_ps, (float x), x)
+EMULATED(emulated_si512, set1_epi32, (int32_t x), x)
+EMULATED(emulated_ps512, reduce_ps, (emulated_ps512 x), isinf(x[i]) ? 0 : x[i] - rintf(x[i]))
+EMULATED(emulated_ps512, max_ps, (emulated_ps512 a, emulated_ps512 b), a[i] > b[i] ? a[i] : b[i])
+EMULATED(emulated_ps512, abs_ps, (emulated_ps512 x), fabsf(x[i]))
+EMULATED(emulated_ps512, scalef_ps, (emulated_ps512 x, emulated_ps512 y),
+  y[i] < -200 ? 0 : ldexpf(x[i], (int)floorf(y[i] > 200 ? 200 : y[i])))
+EMULATED(emulated_ps512, mask_mov_ps, (emulated_ps512 from, __mmask16 k, emulated_ps512 x), k >> i & 1 ? x[i] : from[i])
+EMULATED(emulated_ps512, maskz_loadu_ps, (__mmask16 k, const void *p), k >> i & 1 ? ((const float *)p)[i] : 0)
+static inline int32_t emulated_word(const char *p) {
+  int32_t word;
+  memcpy(&word, p, sizeof word);
+  return word;
+}
+EMULATED(emulated_si512, maskz_loadu_epi32, (__mmask16 k, const char *p), k >> i & 1 ? emulated_word(p + 4 * i) : 0)
+EMULATED(emulated_si512, cvtps_epi32, (emulated_ps512 x), (int32_t)rintf(x[i]))
+EMULATED(emulated_ps512, cvtepi32_ps, (emulated_si512 x), (float)x[i])
+EMULATED(emulated_si512, srli_epi32, (emulated_si512 x, int n), (int32_t)((uint32_t)x[i] >> n))
+EMULATED(emulated_si512, slli_epi32, (emulated_si512 x, int n), (int32_t)((uint32_t)x[i] << n))
+EMULATED(emulated_si512, cvtepu16_epi32, (emulated_bh256 x), x[i])
+EMULATED(emulated_si128, cvtepi32_epi8, (emulated_si512 x), (uint8_t)x[i])
+#define _mm512_set1_ps emulated_set1_ps
+#define _mm512_setzero_ps() emulated_set1_ps(0)
+#define _mm512_set1_epi32 emulated_set1_epi32
+#define _mm512_setzero_si512() emulated_set1_epi32(0)
+#define _mm512_reduce_ps(x, mode) emulated_reduce_ps(x)
+#define _mm512_max_ps emulated_max_ps
+#define _mm512_abs_ps emulated_abs_ps
+#define _mm512_mul_ps(a, b) ((a) * (b))
+#define _mm512_scalef_ps emulated_scalef_ps
+#define _mm512_mask_mov_ps emulated_mask_mov_ps
+#define _mm512_maskz_mov_ps(k, x) emulated_mask_mov_ps(emulated_set1_ps(0), k, x)
+#define _mm512_maskz_loadu_ps emulated_maskz_loadu_ps
+#define _mm512_maskz_loadu_epi32(k, p) emulated_maskz_loadu_epi32(k, (const char *)(p))
+#define _mm512_loadu_si512(p) emulated_maskz_loadu_epi32(0xffff, (const char *)(p))
+#define _mm512_load_ps(p) emulated_maskz_loadu_ps(0xffff, p)
+#define _mm512_cvtps_epi32 emulated_cvtps_epi32
+#define _mm512_cvtepi32_ps emulated_cvtepi32_ps
+#define _mm512_srli_epi32 emulated_srli_epi32
+#define _mm512_slli_epi32 emulated_slli_epi32
+#define _mm512_srai_epi32(x, n) ((x) >> (n))
+#define _mm512_add_epi32(a, b) ((a) + (b))
+#define _mm512_sub_epi32(a, b) ((a) - (b))
+#define _mm512_xor_si512(a, b) ((a) ^ (b))
+#define _mm512_cvtepu16_epi32 emulated_cvtepu16_epi32
+#define _mm512_cvtepi32_epi8 emulated_cvtepi32_epi8
+#define _mm_storeu_si128(p, x) (*(p) = (x))
+#define _mm512_cvtss_f32(x) ((x)[0])
+#define _mm_set_ss(x) ((emulated_ps128){x})
+#define _mm_getexp_ss(a, b) ((emulated_ps128){logbf((b)[0])})
+#define _mm_cvtss_f32(x) ((x)[0])
+
+static inline void emulated_mask_storeu_ps(float *p, __mmask16 k, emulated_ps512 x) {
+  for (int i = 0; i < 16; i++)
+    if (k >> i & 1) p[i] = x[i];
+}
+#define _mm512_mask_storeu_ps emulated_mask_storeu_ps
+#define _mm512_store_ps(p, x) emulated_mask_storeu_ps(p, 0xffff, x)
+static inline void emulated_mask_store_epi8(int8_t *p, __mmask16 k, emulated_si512 x) {
+  for (int i = 0; i < 16; i++)
+    if (k >> i & 1) p[i] = (int8_t)x[i];
+}
+#define _mm512_mask_cvtepi32_storeu_epi8 emulated_mask_store_epi8
+#define _mm512_store_si512(p, x)          \
+  do {                                    \
+    emulated_si512 v_ = (emulated_si512)(x); \
+    memcpy((p), &v_, sizeof v_);          \
+  } while (0)
+
+static inline __mmask16 emulated_greater(emulated_ps512 a, emulated_ps512 b) {
+  int mask = 0;
+  for (int i = 0; i < 16; i++) mask |= (a[i] > b[i]) << i;
+  return (__mmask16)mask;
+}
+#define _mm512_cmp_ps_mask(a, b, how) emulated_greater(a, b)
+static inline float emulated_reduce_max(emulated_ps512 x) {
+  float most = x[0];
+  for (int i = 1; i < 16; i++) most = x[i] > most ? x[i] : most;
+  return most;
+}
+#define _mm512_reduce_max_ps emulated_reduce_max
+static inline int32_t emulated_reduce_add(emulated_si512 x) {
+  int32_t sum = 0;
+  for (int i = 0; i < 16; i++) sum += x[i];
+  return sum;
+}
+#define _mm512_reduce_add_epi32 emulated_reduce_add
+static inline emulated_bh512 emulated_cvtne2(emulated_ps512 high, emulated_ps512 low) {
+  emulated_bh512 out;
+  const emulated_bh256 a = emulated_cvtneps(low), b = emulated_cvtneps(high);
+  for (int i = 0; i < 16; i++) {
+    out[i] = a[i];
+    out[16 + i] = b[i];
+  }
+  return out;
+}
+#define _mm512_cvtne2ps_pbh emulated_cvtne2

@@ -151,15 +151,25 @@ void polar_embed(
 
 // MARK: Attention
 
-// One layer's paged cache: `[kv_heads][pages]` blocks of `32 * head_dim` bf16: the K page `[head_dim/2][16][2]`, then
-// the V page `[8][head_dim][2]`.
+enum {
+  POLAR_KV_BF16 = 0,
+  POLAR_KV_INT8 = 1,
+};
+
+// One layer's paged cache: `[kv_heads][pages]` blocks.
+// bf16: the K page `[head_dim/2][16][2]`, then the V page `[8][head_dim][2]`.
+// int8, with head_dim rounded up to P, a multiple of 4 (at most 512): the K page `[P/4][16][4]`, the V page `[4][P][4]`,
+// then bf16 scales: of the 16 tokens of K, of the 16 tokens of V. An element is its code times its token's scale.
 typedef struct {
-  uint16_t *blocks;
+  void *blocks;
   int64_t pages;
   int32_t kv_heads, head_dim;
+  int32_t type;
 } polar_kv;
 
-// Writes K and V rows, f32 `[rows, kv_heads * head_dim]`, to slots (page * 16 + offset).
+// Writes K and V rows, f32 `[rows, kv_heads * head_dim]`, to slots (page * 16 + offset). int8: the scale is the least
+// bf16 number >= max |x| / 127 of the head's vector, a code the nearest to x / scale (ties to even); a vector with an
+// element that is not finite gets a NaN for its scale.
 void polar_store_kv(
   polar_context *context, const polar_kv *kv, const float *key, int64_t key_stride, const float *value,
   int64_t value_stride, const int32_t *slots, int64_t rows);

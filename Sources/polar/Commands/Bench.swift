@@ -95,7 +95,7 @@ struct BenchDecodeCommand: ParsableCommand {
 
   func run() throws {
     for value in density.values { try Density.validated(value) }
-    let backend = try model.device.makeBackend()
+    let backend = try model.device.makeBackend(kv: model.kvFormat)
     let loaded = try ModelLoader.load(from: model.url, on: backend)
     let limits = try Device.measureLimits(threads: model.threads)
     let conditions = BenchConditions(backend: backend.name, limits: limits)
@@ -179,6 +179,10 @@ struct BenchAttentionCommand: ParsableCommand {
   var kvHeads = 32
   @Option(help: "Elements per head.")
   var headDim = 64
+  @Flag(help: "Five shapes instead of one: 32/32, 32/8 and 9/3 heads of 64, 32/32 and 32/8 heads of 128.")
+  var shapes = false
+  @Option(name: .customLong("kv"), help: "How K and V are stored: bf16, int8 or both.")
+  var formats = FormatList(formats: KVFormat.allCases)
   @Option(help: "Tokens in each sequence's cache.")
   var context = 4096
   @Option(help: "Sequences.")
@@ -208,14 +212,23 @@ struct BenchAttentionCommand: ParsableCommand {
 
   func run() throws {
     for value in density.values { try Density.validated(value) }
-    let backend = try Device.cpu(threads: threads).makeBackend()
+    let all = [(32, 32, 64), (32, 8, 64), (9, 3, 64), (32, 32, 128), (32, 8, 128)]
+    for (heads, kvHeads, headDim) in shapes ? all : [(heads, kvHeads, headDim)] {
+      let shape = AttentionBench.Shape(
+        heads: heads, kvHeads: kvHeads, headDim: headDim, context: context, batch: batch)
+      for format in formats.formats { try measure(shape, format) }
+    }
+  }
+
+  /// Measures one shape, relates it to the read rate measured just before, prints and records it.
+  private func measure(_ shape: AttentionBench.Shape, _ format: KVFormat) throws {
+    let backend = try Device.cpu(threads: threads).makeBackend(kv: format)
     let limits = try Device.measureLimits(threads: threads)
-    let shape = AttentionBench.Shape(
-      heads: heads, kvHeads: kvHeads, headDim: headDim, context: context, batch: batch)
     let rows = try AttentionBench(backend, shape: shape).run(densities: density.values, rounds: rounds)
     print(
-      "# \(processorName()), \(backend.name), \(fixed(limits.readBandwidth, 1)) GB/s; "
-        + "\(heads) heads, \(kvHeads) KV heads x \(headDim), context \(context), batch \(batch)")
+      "# \(processorName()), \(backend.name), \(fixed(limits.readBandwidth, 1)) GB/s; \(shape.heads) heads, "
+        + "\(shape.kvHeads) KV heads x \(shape.headDim), context \(shape.context), batch \(shape.batch), "
+        + "K and V \(format.rawValue), \(shape.kvBytes(dtype: backend.kvDType) >> 20) MiB")
     var table = TextTable(["density", "sparse ms", "dense ms", "ratio", "dense GB/s", "of bandwidth"])
     for row in rows {
       table.add([
@@ -237,4 +250,19 @@ struct BenchAttentionCommand: ParsableCommand {
         }, to: json)
     }
   }
+}
+
+/// `bf16`, `int8` or `both`.
+struct FormatList: ExpressibleByArgument, Sendable {
+  var formats: [KVFormat]
+
+  init(formats: [KVFormat]) { self.formats = formats }
+
+  init?(argument: String) {
+    guard let formats = argument == "both" ? KVFormat.allCases : KVFormat(rawValue: argument).map({ [$0] })
+    else { return nil }
+    self.formats = formats
+  }
+
+  var defaultValueDescription: String { formats.count > 1 ? "both" : formats[0].rawValue }
 }

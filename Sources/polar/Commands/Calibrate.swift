@@ -54,7 +54,7 @@ struct CalibrateCommand: ParsableCommand {
     guard FileManager.default.isWritableFile(atPath: directory) else {
       throw PolarError.file(path: output, reason: "the folder does not exist or cannot be written")
     }
-    let backend = try model.device.makeBackend()
+    let backend = try model.device.makeBackend(kv: model.kvFormat)
     let loaded = try ModelLoader.load(from: model.url, on: backend)
     var ids = loaded.tokenizer.encode(try text.map(readText).joined(separator: "\n\n"))
     let held: [Int32]

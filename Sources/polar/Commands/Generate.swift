@@ -44,7 +44,9 @@ struct GenerateCommand: AsyncParsableCommand {
     let progress = ProgressPrinter()
     let language = try await LanguageModel.load(
       from: model.url, sparsity: sparsity.setting, device: model.device,
-      limits: .init(sequences: requests.map { min(batch, max(1, $0.count)) } ?? 1, context: context))
+      limits: .init(
+        sequences: requests.map { min(batch, max(1, $0.count)) } ?? 1, context: context,
+        kvFormat: model.kvFormat))
     progress.note(capacityLine(language))
     if let requests {
       try await generateAll(requests, with: language, progress: progress)

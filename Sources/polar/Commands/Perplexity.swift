@@ -32,7 +32,7 @@ struct PerplexityCommand: ParsableCommand {
   }
 
   func run() throws {
-    let backend = try model.device.makeBackend()
+    let backend = try model.device.makeBackend(kv: model.kvFormat)
     let loaded = try ModelLoader.load(from: model.url, on: backend)
     var ids = loaded.tokenizer.encode(try readText(text))
     if let tokens { ids = Array(ids.prefix(tokens)) }

@@ -12,6 +12,11 @@ struct ModelOptions: ParsableArguments {
 
   @OptionGroup var place: DeviceOptions
 
+  @Option(
+    name: .customLong("kv"),
+    help: "How K and V are stored: bf16, or int8 with a scale per token and head (CPU).")
+  var kvFormat = KVFormat.bf16
+
   var threads: Int? { place.threads }
   var url: URL { URL(fileURLWithPath: model) }
   var device: Device { place.device }
@@ -72,6 +77,7 @@ struct SparsityOptions: ParsableArguments {
 }
 
 extension HeadMode: ExpressibleByArgument {}
+extension KVFormat: ExpressibleByArgument {}
 extension SparsityMode: ExpressibleByArgument {}
 
 /// How tokens are chosen.
