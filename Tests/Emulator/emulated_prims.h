@@ -14,6 +14,7 @@ typedef unsigned long long u64;
 #define DEVI [[maybe_unused]] static inline
 #define DEVI_MEMBER inline
 #define KERNEL(threads) [[maybe_unused]] static void
+#define RESIDENT_KERNEL(threads, blocks) [[maybe_unused]] static void
 #define ARGS(type) const type &
 #define SHARED_MEMORY(name) u8 *name = emulator::machine->shared()
 #define SHARED_ARRAY(type, name, count) auto &name = emulated::shared_array<type[count]>([] {})

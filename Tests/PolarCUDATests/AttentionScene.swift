@@ -205,8 +205,9 @@ struct AttentionScene {
     (decode.sink_pages, decode.recent_pages) = (plan.sink_pages, plan.recent_pages)
     decode.scale = 1 / Float(headDim).squareRoot()
     try kernels.launch(
-      "polar_attention_decode", headDim: headDim, grid: (blocks, 1, 1), block: decodeWarps * 32,
-      shared: decodeShared, decode)
+      "polar_attention_decode", headDim: headDim, grid: (blocks, 1, 1),
+      block: Int(polar_decode_threads(Int32(headDim))),
+      shared: Int(polar_decode_shared(Int32(headDim))), decode)
 
     let fallbackValues: KernelMatrix? =
       switch fallback {
@@ -253,20 +254,10 @@ struct AttentionScene {
     try kernels.launch(
       "polar_attention_prefill", headDim: headDim,
       grid: (ceilDiv(rows, Int(POLAR_PREFILL_ROWS) / group), kvHeads, 1), block: Int(POLAR_PREFILL_THREADS),
-      shared: prefillShared, args)
+      shared: Int(polar_prefill_shared(Int32(headDim))), args)
     guard out.isIntact else { throw EmulatorFailure(description: "wrote outside of its tensors") }
     return out.host
   }
-
-  // The formulas of polar_cuda_kernels.h, whose macros Swift does not see.
-
-  private var tileDim: Int { ceilDiv(headDim, 16) * 16 }
-  private var tilePitch: Int { tileDim % 64 == 0 ? tileDim * 2 : tileDim * 2 + 16 }
-  private var decodeWarps: Int { headDim > 128 ? 2 : 4 }
-  private var decodeShared: Int {
-    (headDim > 128 ? 16 * tilePitch : 0) + decodeWarps * (headDim > 128 ? 2 : 3) * 2 * 16 * tilePitch
-  }
-  private var prefillShared: Int { (64 + 4 * (headDim > 128 ? 32 : 64)) * tilePitch }
 }
 
 func ceilDiv(_ a: Int, _ b: Int) -> Int { (a + b - 1) / b }

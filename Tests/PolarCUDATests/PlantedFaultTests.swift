@@ -22,15 +22,17 @@ import Testing
 
   /// What the attention tests would say of kernels with the fault: nil when they would pass.
   private func verdict(_ mutation: String?) throws -> String? {
-    for seed in schedules {
+    // Long contexts without a window, and a window so short that each of its keys matters.
+    for (seed, window) in schedules.flatMap({ seed in [nil, 20].map { (seed, $0) } }) {
       var scene = AttentionKernelTests.decodeScene(seed: seed)
-      scene.window = 500
+      scene.window = window
       let values = scene.values()
       let kernels = EmulatedKernels(seed: seed, mutation: mutation)
       let fallback = AttentionScene.Fallback.local(sinkPages: 1, recentPages: 2)
       do {
         let got = try scene.decode(values, mask: values.mask, fallback: fallback, kernels)
-        let error = worstError(got, try scene.expected(values, mask: values.mask, fallback: fallback))
+        let error = worstError(
+          got, try scene.expected(values, mask: values.mask, fallback: fallback))
         if error > Tolerance.attentionRounded { return "error \(error)" }
       } catch let failure as EmulatorFailure {
         return failure.description

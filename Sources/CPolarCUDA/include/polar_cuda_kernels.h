@@ -95,7 +95,7 @@ enum {
   (((head_dim) > 128 ? 16 * POLAR_TILE_PITCH(head_dim) : 0) +                                                         \
    POLAR_DECODE_WARPS(head_dim) * POLAR_DECODE_STAGES(head_dim) * 2 * POLAR_PAGE_TOKENS * POLAR_TILE_PITCH(head_dim))
 /// polar_attention_prefill: tokens of a K/V tile, and dynamic shared memory: the query tile, then two stages of K and V.
-#define POLAR_PREFILL_KEYS(head_dim) ((head_dim) > 128 ? 32 : 64)
+#define POLAR_PREFILL_KEYS(head_dim) ((head_dim) > 128 ? 16 : 64)
 #define POLAR_PREFILL_SHARED(head_dim) \
   ((POLAR_PREFILL_ROWS + 4 * POLAR_PREFILL_KEYS(head_dim)) * POLAR_TILE_PITCH(head_dim))
 

@@ -4,7 +4,7 @@
 
 KERNEL(POLAR_PLAN_THREADS) polar_attention_plan(ARGS(PolarAttentionPlanArgs) args) { attention_plan(args); }
 
-KERNEL(POLAR_DECODE_THREADS(POLAR_HEAD_DIM)) polar_attention_decode(ARGS(PolarAttentionDecodeArgs) args) {
+RESIDENT_KERNEL(POLAR_DECODE_THREADS(POLAR_HEAD_DIM), 2) polar_attention_decode(ARGS(PolarAttentionDecodeArgs) args) {
   attention_decode<POLAR_HEAD_DIM>(args);
 }
 
@@ -12,7 +12,7 @@ KERNEL(POLAR_COMBINE_THREADS) polar_attention_combine(ARGS(PolarAttentionCombine
   attention_combine<POLAR_HEAD_DIM>(args);
 }
 
-KERNEL(POLAR_PREFILL_THREADS) polar_attention_prefill(ARGS(PolarAttentionPrefillArgs) args) {
+RESIDENT_KERNEL(POLAR_PREFILL_THREADS, POLAR_HEAD_DIM > 128 ? 1 : 2) polar_attention_prefill(ARGS(PolarAttentionPrefillArgs) args) {
   attention_prefill<POLAR_HEAD_DIM>(args);
 }
 

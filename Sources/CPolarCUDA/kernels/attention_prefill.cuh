@@ -97,7 +97,9 @@ DEVI void attend_tile(
     const u8* keys, int first_key, const int (&position)[2], int warp, int lane) {
   using Shape = PrefillShape<D>;
   float s[Shape::KEYS / 8][4] = {};
-#pragma unroll
+  // Unrolled whole, the addresses of a large head dim would not leave room for its results.
+  constexpr int STEPS = D > 128 ? 2 : Shape::TILE / 16;
+#pragma unroll STEPS
   for (int k = 0; k < Shape::TILE / 16; k++) {
     u32 q[4];
     load_matrices(q, query + tile_offset<D>(warp * 16 + (lane & 15), k * 2 + (lane >> 4)));

@@ -11,6 +11,8 @@ typedef unsigned long long u64;
 #define DEVI static __device__ __forceinline__
 #define DEVI_MEMBER __device__ __forceinline__
 #define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+/// A kernel of which `blocks` blocks are to fit a multiprocessor: the compiler then does not spill to fit more.
+#define RESIDENT_KERNEL(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
 #define ARGS(type) const __grid_constant__ type
 #define SHARED_MEMORY(name) extern __shared__ __align__(128) u8 name[]
 #define SHARED_ARRAY(type, name, count) __shared__ type name[count]

@@ -181,26 +181,6 @@ DEVI u64 sum_amounts(int n, Amount amount) {
   return all;
 }
 
-/// The first candidate at which the running sum of masses exceeds `target`, which is below the sum of all.
-DEVI int pick(const Candidates& candidates, int n, u64 target) {
-  SHARED_ARRAY(int, chosen, 1);
-  const Share share = thread_share(n);
-  u64 mine = 0, all;
-  for (int i = share.begin; i < share.end; i++) mine += candidates.mass(i);
-  u64 before = block_prefix(mine, all);
-  if (before <= target && before + mine > target) {
-    for (int i = share.begin; i < share.end; i++) {
-      before += candidates.mass(i);
-      if (before > target) {
-        chosen[0] = i;
-        break;
-      }
-    }
-  }
-  block_sync();
-  return chosen[0];
-}
-
 KERNEL(POLAR_SELECT_THREADS) polar_sample(ARGS(PolarSampleArgs) args) {
   const PolarSamplingRow row = ((const PolarSamplingRow*)args.parameters)[blockIdx.x];
   const int n = args.vocabulary;
@@ -222,15 +202,14 @@ KERNEL(POLAR_SELECT_THREADS) polar_sample(ARGS(PolarSampleArgs) args) {
       u64 wanted = (u64)((double)row.top_p * (double)total), above;
       if (wanted < 1) wanted = 1;
       const u32 last = radix_select(n, wanted, key, [&](int i) { return candidates.mass(i); }, above);
-      const u64 each = Candidates::units(bits_float(last));
-      const int rank = (int)((wanted - above + each - 1) / each);
       candidates.cut = {
-          last, index_of_rank(n, rank, [&](int i) { return candidates.has(i) && candidates.key(i) == last; })};
+          last, index_reaching(n, wanted - above, [&](int i) { return candidates.key(i) == last ? candidates.mass(i) : 0; })};
       total = sum_amounts(n, [&](int i) { return candidates.mass(i); });
     }
     u64 target = (u64)(row.uniform * (double)total);
     if (target >= total) target = total - 1;
-    token = pick(candidates, n, target);
+    // The first candidate at which the running sum exceeds the target.
+    token = index_reaching(n, target + 1, [&](int i) { return candidates.mass(i); });
   }
   if (threadIdx.x == 0) ((int*)args.tokens)[blockIdx.x] = token;
 }

@@ -58,17 +58,21 @@ DEVI u32 radix_select(int n, u64 wanted, Key key, Amount amount, u64& above) {
   return prefix;
 }
 
-/// The index of the `rank`-th (from 1) i with `matches(i)`; there are at least that many.
-template <class Match>
-DEVI int index_of_rank(int n, int rank, Match matches) {
+/// The first index at which the running sum of `amount(i)` reaches `wanted`, at least 1; the sum of all reaches it.
+template <class Amount>
+DEVI int index_reaching(int n, u64 wanted, Amount amount) {
   SHARED_ARRAY(int, found, 1);
   const Share share = thread_share(n);
-  int mine = 0, all;
-  for (int i = share.begin; i < share.end; i++) mine += matches(i) ? 1 : 0;
-  int before = block_prefix(mine, all);
-  if (before < rank && before + mine >= rank) {
+  u64 mine = 0, all;
+  for (int i = share.begin; i < share.end; i++) mine += amount(i);
+  u64 before = block_prefix(mine, all);
+  if (before < wanted && before + mine >= wanted) {
     for (int i = share.begin; i < share.end; i++) {
-      if (matches(i) && ++before == rank) found[0] = i;
+      before += amount(i);
+      if (before >= wanted) {
+        found[0] = i;
+        break;
+      }
     }
   }
   block_sync();
@@ -83,7 +87,7 @@ DEVI Cut cut_count(int n, int k, Key key, Candidate candidate) {
   u64 above;
   Cut cut;
   cut.key = radix_select(n, (u64)k, key, [&](int i) { return candidate(i) ? 1ull : 0ull; }, above);
-  cut.index = index_of_rank(n, k - (int)above, [&](int i) { return candidate(i) && key(i) == cut.key; });
+  cut.index = index_reaching(n, (u64)k - above, [&](int i) { return candidate(i) && key(i) == cut.key ? 1ull : 0ull; });
   return cut;
 }
 
