@@ -83,7 +83,8 @@ struct CalibrateCommand: ParsableCommand {
     print(report.table)
     if result.profile.neurons == nil {
       print(
-        "the MLP stays dense: its activation, \(loaded.model.config.activation.rawValue), leaves no neuron at zero")
+        "the MLP stays dense: its activation, \(loaded.model.config.activation.rawValue), leaves no neuron at zero"
+      )
     }
     let page = URL(fileURLWithPath: output).deletingPathExtension().appendingPathExtension("html")
     do {
