@@ -1,7 +1,7 @@
 public import Foundation
 public import PolarCore
 public import PolarEngine
-import PolarFormats
+public import PolarFormats
 import PolarModels
 public import PolarSparsity
 public import PolarTokenizer
@@ -71,15 +71,16 @@ public final class LanguageModel: Sendable {
   /// - Parameters:
   ///   - url: a GGUF file, or a folder in Hugging Face layout.
   ///   - sparsity: the profile to decode with; dense when nil.
+  ///   - weights: how wide weights are in memory; as in the file by default.
   ///   - device: where it runs.
   ///   - limits: batch, context and memory.
   /// - Throws: ``PolarError`` that names the file or field at fault.
   public static func load(
-    from url: URL, sparsity: SparsitySetting? = nil, device: Device = .automatic,
-    limits: Limits = Limits()
+    from url: URL, sparsity: SparsitySetting? = nil, weights: WeightPrecision = .stored,
+    device: Device = .automatic, limits: Limits = Limits()
   ) async throws -> LanguageModel {
     let backend = try device.makeBackend()
-    let loaded = try ModelLoader.load(from: url, on: backend)
+    let loaded = try ModelLoader.load(from: url, precision: weights, on: backend)
     return try LanguageModel(loaded, sparsity: sparsity, backend: backend, limits: limits)
   }
 

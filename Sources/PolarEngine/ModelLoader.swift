@@ -47,13 +47,17 @@ public enum ModelLoader {
   /// Loads a GGUF file, a safetensors file or a Hugging Face folder into `backend`'s memory, with its tokenizer.
   ///
   /// The tokenizer comes first, so that what is wrong with it shows before the weights are read.
+  /// - Parameter precision: How wide weights are in memory; a backend that lacks a format has bf16 instead.
   /// - Throws: A ``PolarError`` that names the file and what is wrong with it.
-  public static func load(from url: URL, on backend: any Backend) throws(PolarError) -> LoadedModel {
+  public static func load(
+    from url: URL, precision: WeightPrecision = .stored, on backend: any Backend
+  ) throws(PolarError) -> LoadedModel {
     let file = try ModelFile.open(url)
     let tokenizer = try tokenizer(of: file, at: url)
     try check(tokenizer, fits: file.config, path: url.path)
     let model = try ModelRegistry.make(
-      config: file.config, reader: try WeightReader(file), backend: backend)
+      config: file.config, reader: try WeightReader(file, precision: precision),
+      backend: backend)
     return LoadedModel(
       model: model, tokenizer: tokenizer, chatTemplate: file.chatTemplate,
       specialTexts: try specialTexts(of: tokenizer, file),

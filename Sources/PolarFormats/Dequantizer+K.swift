@@ -5,7 +5,7 @@ extension Dequantizer {
   /// Bytes 0-3 and 4-7 hold scales and minimums 0-3 in their low six bits, and the two high bits of those of
   /// sub-blocks 4-7 above them; bytes 8-11 hold the low four bits of scales (low nibble) and minimums 4-7.
   @inline(__always)
-  private static func scaleAndMinimum(_ packed: UnsafeRawPointer, _ index: Int) -> (Float, Float) {
+  static func scaleAndMinimum(_ packed: UnsafeRawPointer, _ index: Int) -> (Float, Float) {
     if index < 4 {
       return (Float(Int32(byte(packed, index) & 63)), Float(Int32(byte(packed, index &+ 4) & 63)))
     }

@@ -87,6 +87,18 @@ public final class MappedFile: Sendable {
     }
   }
 
+  /// Takes the whole pages inside `range` out of this process's memory; they come back from the file when they are read
+  /// again.
+  func drop(_ range: Range<Int>) {
+    #if !canImport(Darwin)
+      let page = Int(sysconf(Int32(_SC_PAGESIZE)))
+      let first = (range.lowerBound + page - 1) / page * page
+      let last = min(range.upperBound, byteCount) / page * page
+      guard let base, first < last, first >= 0 else { return }
+      madvise(UnsafeMutableRawPointer(mutating: base + first), last - first, MADV_DONTNEED)
+    #endif
+  }
+
   /// Reads a little-endian integer at byte `offset`, which need not be aligned.
   /// - Throws: ``PolarError/malformed(path:reason:)`` when it does not lie inside the file.
   public func integer<T: FixedWidthInteger & BitwiseCopyable>(

@@ -13,19 +13,22 @@ public final class WeightReader: Sendable {
 
   /// The model that is read.
   public let model: ModelFile
+  /// How wide weights are to be in memory.
+  public let precision: WeightPrecision
   /// Put before every name, with its final dot; empty at the root.
   private let prefix: String
   private let account: Account
-  /// Values in one block: 4 MiB of f32.
-  private static let blockValues = 1 << 20
+  /// Values in one piece: 1 MiB of f32.
+  private static let pieceValues = 1 << 18
 
   /// A reader of all of `model`'s tensors.
   ///
   /// `rotary_emb.inv_freq` buffers and a stored copy of tied embeddings count as used from the start.
   /// - Throws: ``PolarError/weight(name:reason:)`` when `lm_head.weight` differs from embeddings it is tied
   ///   to.
-  public init(_ model: ModelFile) throws(PolarError) {
+  public init(_ model: ModelFile, precision: WeightPrecision = .stored) throws(PolarError) {
     self.model = model
+    self.precision = precision
     self.prefix = ""
     self.account = Account()
     for name in model.stored.keys where name.hasSuffix("rotary_emb.inv_freq") { ignore(name) }
@@ -35,8 +38,9 @@ public final class WeightReader: Sendable {
     }
   }
 
-  private init(model: ModelFile, prefix: String, account: Account) {
+  private init(model: ModelFile, precision: WeightPrecision, prefix: String, account: Account) {
     self.model = model
+    self.precision = precision
     self.prefix = prefix
     self.account = account
   }
@@ -55,7 +59,7 @@ public final class WeightReader: Sendable {
 
   /// A reader of the names that begin with `name` and a dot.
   public func scoped(_ name: String) -> WeightReader {
-    WeightReader(model: model, prefix: prefix + name + ".", account: account)
+    WeightReader(model: model, precision: precision, prefix: prefix + name + ".", account: account)
   }
 
   /// Whether the model has this tensor.
@@ -66,7 +70,7 @@ public final class WeightReader: Sendable {
     account.used.withLock { _ = $0.insert(prefix + name) }
   }
 
-  /// Reads a weight `[rows, columns]` in blocks of whole rows, in order, of at most 4 MiB of f32 (or one
+  /// Reads a weight `[rows, columns]` in blocks of whole rows, in order, of at most 1 MiB of f32 (or one
   /// row).
   ///
   /// A vector counts as one row. Rows come in the order of the Hugging Face checkpoint.
@@ -78,27 +82,41 @@ public final class WeightReader: Sendable {
     _ name: String, rows: Int, columns: Int,
     block: (_ firstRow: Int, _ values: UnsafeBufferPointer<Float>) throws(PolarError) -> Void
   ) throws(PolarError) {
+    for piece in try pieces(name, rows: rows, columns: columns) {
+      try piece.values { values throws(PolarError) in try block(piece.rows.lowerBound, values) }
+    }
+  }
+
+  /// A weight `[rows, columns]` in pieces of whole rows that can be read at the same time; counts it as used.
+  /// - Throws: as ``read(_:rows:columns:block:)``, but values are looked at when a piece is read.
+  public func pieces(_ name: String, rows: Int, columns: Int) throws(PolarError) -> [WeightPiece] {
     let (tensor, encoding) = try find(name, rows: rows, columns: columns)
     guard let rowBytes = encoding.byteCount(values: columns) else {
       throw .weight(
         name: prefix + name, reason: "rows of \(columns) are not whole \(encoding.rawValue) blocks")
     }
-    let rowsPerBlock = max(1, min(rows, Self.blockValues / columns))
-    let buffer = UnsafeMutableBufferPointer<Float>.allocate(capacity: rowsPerBlock * columns)
-    defer { buffer.deallocate() }
-    var first = 0
-    while first < rows {
-      let count = min(rowsPerBlock, rows - first)
-      let values = UnsafeMutableBufferPointer(rebasing: buffer[..<(count * columns)])
-      try tensor.file.checkUnchanged()
-      try tensor.file.withBytes(tensor.range) { bytes in
-        expand(bytes, encoding, tensor.order, rows: first..<first + count, rowBytes: rowBytes, into: values)
-      }
-      try checkFinite(UnsafeBufferPointer(values), name: prefix + name, firstRow: first, columns: columns)
-      try block(first, UnsafeBufferPointer(values))
-      first += count
-    }
     account.used.withLock { _ = $0.insert(prefix + name) }
+    let most = max(1, Self.pieceValues / columns)
+    // Backends keep 32 rows together.
+    let step = most >= 32 ? most & ~31 : most
+    return stride(from: 0, to: rows, by: step).map { first in
+      WeightPiece(
+        name: prefix + name, tensor: tensor, encoding: encoding, rows: first..<min(rows, first + step),
+        columns: columns, rowBytes: rowBytes)
+    }
+  }
+
+  /// The format that the tensors `names`, stacked into one, are to have in memory, among those that a backend has.
+  /// - Parameter isTable: whether they are token tables or output heads.
+  public func format(
+    of names: [String], isTable: Bool, among available: Set<WeightFormat>
+  ) -> WeightFormat {
+    let formats = names.compactMap { name in
+      model.stored[prefix + name].flatMap { WeightEncoding(rawValue: $0.info.dtype) }
+        .map { precision.format(of: $0, isTable: isTable) }
+    }
+    let common = WeightFormat.common(formats)
+    return formats.isEmpty || !available.contains(common) ? .bf16 : common
   }
 
   /// Reads a vector `[count]`.
@@ -140,43 +158,5 @@ public final class WeightReader: Sendable {
       throw .weight(name: full, reason: "\(shape.first ?? 0) rows are not whole heads of \(headDim)")
     }
     return (tensor, encoding)
-  }
-
-  private func expand(
-    _ bytes: UnsafeRawBufferPointer, _ encoding: WeightEncoding, _ order: GGUFNames.RowOrder,
-    rows: Range<Int>,
-    rowBytes: Int, into values: UnsafeMutableBufferPointer<Float>
-  ) {
-    let rowsStored = bytes.count / rowBytes
-    if order == .asStored || rowsStored == 1 {
-      let source = UnsafeRawBufferPointer(
-        rebasing: bytes[rows.lowerBound * rowBytes..<rows.upperBound * rowBytes])
-      return Dequantizer.expand(encoding, source, into: values)
-    }
-    let columns = values.count / rows.count
-    for (index, row) in rows.enumerated() {
-      let start = order.storedRow(row) * rowBytes
-      Dequantizer.expand(
-        encoding, UnsafeRawBufferPointer(rebasing: bytes[start..<start + rowBytes]),
-        into: UnsafeMutableBufferPointer(rebasing: values[index * columns..<(index + 1) * columns]))
-    }
-  }
-
-  private func checkFinite(
-    _ values: UnsafeBufferPointer<Float>, name: String, firstRow: Int, columns: Int
-  ) throws(PolarError) {
-    guard let base = values.baseAddress else { return }
-    // The largest magnitude's bits say whether any exponent is full, without a branch per value.
-    var largest: UInt32 = 0
-    var index = 0
-    while index < values.count {
-      largest = max(largest, base[index].bitPattern & 0x7FFF_FFFF)
-      index &+= 1
-    }
-    guard largest >= 0x7F80_0000 else { return }
-    let position = values.firstIndex { !$0.isFinite } ?? 0
-    throw .weight(
-      name: name,
-      reason: "\(values[position]) at row \(firstRow + position / columns), column \(position % columns)")
   }
 }

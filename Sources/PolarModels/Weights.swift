@@ -1,5 +1,7 @@
+internal import Dispatch
 internal import PolarCore
 internal import PolarFormats
+internal import Synchronization
 
 /// Owner of a model's weights: one block of the backend's memory, sized before the first tensor is read.
 final class Weights: Sendable {
@@ -16,11 +18,13 @@ final class Weights: Sendable {
     _ reader: WeightReader, on backend: any Backend,
     _ describe: (WeightLoader) throws(PolarError) -> Parts
   ) throws(PolarError) -> (weights: Weights, parts: Parts) {
-    let plan = WeightLoader(backend, source: nil)
+    let plan = WeightLoader(reader, backend, base: nil)
     _ = try describe(plan)
     let memory = try backend.allocate(byteCount: plan.byteCount)
-    let parts = try describe(WeightLoader(backend, source: (reader, memory.base)))
+    let loader = WeightLoader(reader, backend, base: memory.base)
+    let parts = try describe(loader)
     try reader.finish()
+    try loader.pack()
     return (Weights(memory), parts)
   }
 
@@ -29,11 +33,11 @@ final class Weights: Sendable {
     filledBy fill: (Address, Int) -> Void, on backend: any Backend,
     _ describe: (WeightLoader) throws(PolarError) -> Parts
   ) throws(PolarError) -> (weights: Weights, parts: Parts) {
-    let plan = WeightLoader(backend, source: nil)
+    let plan = WeightLoader(nil, backend, base: nil)
     _ = try describe(plan)
     let memory = try backend.allocate(byteCount: plan.byteCount)
     fill(memory.base, memory.byteCount)
-    let parts = try describe(WeightLoader(backend, source: (nil, memory.base)))
+    let parts = try describe(WeightLoader(nil, backend, base: memory.base))
     return (Weights(memory), parts)
   }
 }
@@ -42,19 +46,29 @@ final class Weights: Sendable {
 final class WeightLoader {
   /// Bytes handed out.
   private(set) var byteCount = 0
+  /// nil where the memory is not filled from a file.
+  private let reader: WeightReader?
   private let backend: any Backend
-  private let source: (reader: WeightReader?, base: Address)?
+  /// nil in the first call.
+  private let base: Address?
+  /// Pieces of matrices that are still to be packed.
+  private var work: [PackingWork] = []
 
-  fileprivate init(_ backend: any Backend, source: (reader: WeightReader?, base: Address)?) {
+  /// Where to read from, in the second call.
+  private var source: WeightReader? { base == nil ? nil : reader }
+
+  fileprivate init(_ reader: WeightReader?, _ backend: any Backend, base: Address?) {
+    self.reader = reader
     self.backend = backend
-    self.source = source
+    self.base = base
   }
 
-  /// The tensor `name`, `[skippedRows + outputs, inputs]` in the file, without its first `skippedRows` rows.
+  /// A token table or an output head: the tensor `name`, `[skippedRows + outputs, inputs]` in the file, without its first
+  /// `skippedRows` rows.
   func matrix(
     _ name: String, outputs: Int, inputs: Int, skippedRows: Int = 0
   ) throws(PolarError) -> PackedMatrix {
-    let matrix = try reserve(name, outputs: outputs, inputs: inputs)
+    let matrix = try reserve([name], outputs: outputs, inputs: inputs, isTable: true)
     try fill(matrix, at: -skippedRows, name, rows: skippedRows + outputs)
     return matrix
   }
@@ -64,7 +78,8 @@ final class WeightLoader {
     _ tensors: [(name: String, outputs: Int)], inputs: Int
   ) throws(PolarError) -> PackedMatrix {
     let outputs = tensors.reduce(0) { $0 + $1.outputs }
-    let matrix = try reserve(tensors.first?.name ?? "", outputs: outputs, inputs: inputs)
+    let matrix = try reserve(
+      tensors.map(\.name), outputs: outputs, inputs: inputs, isTable: false)
     var row = 0
     for tensor in tensors {
       try fill(matrix, at: row, tensor.name, rows: tensor.outputs)
@@ -94,9 +109,9 @@ final class WeightLoader {
   /// backend's neuron dtype.
   func neuronRows(_ prefixes: [String], neurons: Int, width: Int) throws(PolarError) -> Tensor {
     let rows = NeuronRows(take: take, backend, neurons: neurons, width: prefixes.count * width)
-    guard let reader = source?.reader else { return rows.tensor }
+    guard let source else { return rows.tensor }
     for (part, prefix) in prefixes.enumerated() {
-      try reader.read(prefix + ".weight", rows: neurons, columns: width) { firstRow, values in
+      try source.read(prefix + ".weight", rows: neurons, columns: width) { firstRow, values in
         for row in 0..<values.count / width {
           rows.store(
             values[row * width..<(row + 1) * width], row: firstRow + row, from: part * width)
@@ -110,8 +125,8 @@ final class WeightLoader {
   /// A linear layer `prefix.weight` `[width, neurons]` transposed: `[neurons, width]` in the backend's neuron dtype.
   func neuronColumns(_ prefix: String, neurons: Int, width: Int) throws(PolarError) -> Tensor {
     let rows = NeuronRows(take: take, backend, neurons: neurons, width: width)
-    guard let reader = source?.reader else { return rows.tensor }
-    try reader.read(prefix + ".weight", rows: width, columns: neurons) { firstRow, values in
+    guard let source else { return rows.tensor }
+    try source.read(prefix + ".weight", rows: width, columns: neurons) { firstRow, values in
       for row in 0..<values.count / neurons {
         rows.store(values[row * neurons..<(row + 1) * neurons], column: firstRow + row)
       }
@@ -123,8 +138,8 @@ final class WeightLoader {
   /// Several vectors one after the other, f32.
   func vector(_ tensors: [(name: String, count: Int)]) throws(PolarError) -> Tensor {
     var values: [Float] = []
-    if let reader = source?.reader {
-      for tensor in tensors { values += try reader.readVector(tensor.name, count: tensor.count) }
+    if let source {
+      for tensor in tensors { values += try source.readVector(tensor.name, count: tensor.count) }
     }
     return constant(values, count: tensors.reduce(0) { $0 + $1.count })
   }
@@ -134,41 +149,73 @@ final class WeightLoader {
 
   private func constant(_ values: [Float], count: Int) -> Tensor {
     let tensor = Tensor(take(count * DType.f32.byteCount), columns: count)
-    if source != nil {
+    if base != nil {
       values.withUnsafeBytes { backend.upload($0, to: tensor.address) }
     }
     return tensor
   }
 
   private func reserve(
-    _ name: String, outputs: Int, inputs: Int
+    _ names: [String], outputs: Int, inputs: Int, isTable: Bool
   ) throws(PolarError) -> PackedMatrix {
     guard inputs % 2 == 0 else {
-      throw .weight(name: name, reason: "its \(inputs) columns are not an even number")
+      throw .weight(name: names.first ?? "", reason: "its \(inputs) columns are not an even number")
     }
-    let bytes = backend.packedByteCount(outputs: outputs, inputs: inputs)
-    return PackedMatrix(take(bytes), outputs: outputs, inputs: inputs)
+    let format = reader?.format(of: names, isTable: isTable, among: backend.weightFormats) ?? .bf16
+    let bytes = backend.packedByteCount(outputs: outputs, inputs: inputs, format: format)
+    return PackedMatrix(take(bytes), outputs: outputs, inputs: inputs, format: format)
   }
 
-  /// Packs the tensor's rows at `row`; rows that fall before the matrix are left out.
+  /// Notes that the tensor's rows are to be packed at `row`; rows that fall before the matrix are left out.
   private func fill(
     _ matrix: PackedMatrix, at row: Int, _ name: String, rows: Int
   ) throws(PolarError) {
-    guard let reader = source?.reader else { return }
-    let backend = backend
-    let inputs = matrix.inputs
-    try reader.read(name, rows: rows, columns: inputs) { firstRow, values in
-      let skipped = max(0, -(row + firstRow))
-      guard skipped * inputs < values.count else { return }
-      backend.packRows(
-        matrix, firstRow: row + firstRow + skipped,
-        values: UnsafeBufferPointer(rebasing: values[(skipped * inputs)...]))
+    guard let source else { return }
+    for piece in try source.pieces(name, rows: rows, columns: matrix.inputs)
+    where row + piece.rows.upperBound > 0 {
+      work.append(PackingWork(piece: piece, matrix: matrix, row: row + piece.rows.lowerBound))
     }
   }
 
+  /// Packs all matrices, on all cores.
+  fileprivate func pack() throws(PolarError) {
+    let (work, backend) = (work, backend)
+    // What is wrong with the first of several bad pieces is told, whoever comes first.
+    let failure = Mutex<(index: Int, error: PolarError)?>(nil)
+    DispatchQueue.concurrentPerform(iterations: work.count) { index in
+      do throws(PolarError) {
+        try work[index].run(on: backend)
+      } catch {
+        failure.withLock { if index < $0?.index ?? .max { $0 = (index, error) } }
+      }
+    }
+    if let failure = failure.withLock({ $0 }) { throw failure.error }
+  }
+
   private func take(_ bytes: Int) -> Address {
-    let address = (source?.base ?? Address(0)).advanced(by: byteCount)
+    let address = (base ?? Address(0)).advanced(by: byteCount)
     byteCount += (bytes + 63) & ~63
     return address
+  }
+}
+
+/// A piece of a tensor and where it belongs.
+private struct PackingWork: Sendable {
+  let piece: WeightPiece
+  let matrix: PackedMatrix
+  /// The matrix's row of the piece's first row; rows below zero are left out.
+  let row: Int
+
+  func run(on backend: any Backend) throws(PolarError) {
+    if row >= 0, piece.hasBlocks(matrix.format) {
+      try piece.blocks(matrix.format) { backend.packBlocks(matrix, firstRow: row, blocks: $0) }
+    } else {
+      try piece.values { values throws(PolarError) in
+        let skipped = max(0, -row)
+        backend.packRows(
+          matrix, firstRow: row + skipped,
+          values: UnsafeBufferPointer(rebasing: values[(skipped * matrix.inputs)...]))
+      }
+    }
   }
 }

@@ -96,7 +96,8 @@ struct BenchDecodeCommand: ParsableCommand {
   func run() throws {
     for value in density.values { try Density.validated(value) }
     let backend = try model.device.makeBackend()
-    let loaded = try ModelLoader.load(from: model.url, on: backend)
+    let loaded = try ModelLoader.load(
+      from: model.url, precision: model.weights, on: backend)
     let limits = try Device.measureLimits(threads: model.threads)
     let conditions = BenchConditions(backend: backend.name, limits: limits)
     print(

@@ -55,7 +55,8 @@ struct CalibrateCommand: ParsableCommand {
       throw PolarError.file(path: output, reason: "the folder does not exist or cannot be written")
     }
     let backend = try model.device.makeBackend()
-    let loaded = try ModelLoader.load(from: model.url, on: backend)
+    let loaded = try ModelLoader.load(
+      from: model.url, precision: model.weights, on: backend)
     var ids = loaded.tokenizer.encode(try text.map(readText).joined(separator: "\n\n"))
     let held: [Int32]
     if let heldOut {

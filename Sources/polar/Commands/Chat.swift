@@ -19,7 +19,8 @@ struct ChatCommand: AsyncParsableCommand {
     try sampling.parameters.validate()
     let progress = ProgressPrinter()
     let language = try await LanguageModel.load(
-      from: model.url, sparsity: sparsity.setting, device: model.device, limits: .init(sequences: 1))
+      from: model.url, sparsity: sparsity.setting, weights: model.weights, device: model.device,
+      limits: .init(sequences: 1))
     let format = try language.loaded.chatFormat()
     progress.note(capacityLine(language))
     var parameters = sampling.parameters

@@ -43,7 +43,7 @@ struct GenerateCommand: AsyncParsableCommand {
     let requests = try prompts.map(readPrompts)
     let progress = ProgressPrinter()
     let language = try await LanguageModel.load(
-      from: model.url, sparsity: sparsity.setting, device: model.device,
+      from: model.url, sparsity: sparsity.setting, weights: model.weights, device: model.device,
       limits: .init(sequences: requests.map { min(batch, max(1, $0.count)) } ?? 1, context: context))
     progress.note(capacityLine(language))
     if let requests {

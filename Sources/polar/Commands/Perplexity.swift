@@ -33,7 +33,8 @@ struct PerplexityCommand: ParsableCommand {
 
   func run() throws {
     let backend = try model.device.makeBackend()
-    let loaded = try ModelLoader.load(from: model.url, on: backend)
+    let loaded = try ModelLoader.load(
+      from: model.url, precision: model.weights, on: backend)
     var ids = loaded.tokenizer.encode(try readText(text))
     if let tokens { ids = Array(ids.prefix(tokens)) }
     guard window <= loaded.model.config.context else {

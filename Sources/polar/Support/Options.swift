@@ -3,12 +3,20 @@ import Foundation
 import Polar
 import PolarCore
 import PolarEngine
+public import PolarFormats
 public import PolarSparsity
 
 /// Which model, on what, with which profile.
 struct ModelOptions: ParsableArguments {
   @Argument(help: "A GGUF file, or a folder with config.json, *.safetensors and tokenizer.json.")
   var model: String
+
+  @Option(
+    help: """
+      Weights in memory: bf16, int8 or q4; as stored in the file by default (4-bit blocks stay 4-bit, \
+      wider blocks become int8).
+      """)
+  var weights: WeightPrecision = .stored
 
   @OptionGroup var place: DeviceOptions
 
@@ -106,3 +114,5 @@ struct SamplingOptions: ParsableArguments {
       frequencyPenalty: frequencyPenalty, seed: seed, stop: stop, ignoreEOS: ignoreEos)
   }
 }
+
+extension WeightPrecision: ExpressibleByArgument {}
