@@ -126,9 +126,11 @@ public final class CUDABackend: Backend {
 
   /// Copies host bytes to the device.
   public func upload(_ bytes: UnsafeRawBufferPointer, to address: Address) {
-    scratch.withLock { $0.forgetPlans() }
-    guard !bytes.isEmpty else { return }
-    device.upload(bytes, to: address)
+    // One at a time: rows may be packed from several threads.
+    scratch.withLock { scratch in
+      scratch.forgetPlans()
+      if !bytes.isEmpty { device.upload(bytes, to: address) }
+    }
   }
 
   /// Waits for earlier work, then copies from the device.
