@@ -4,6 +4,7 @@ import Polar
 import PolarCalibration
 import PolarCore
 import PolarEngine
+import PolarFormats
 import PolarModels
 import PolarSparsity
 import PolarTokenizer
