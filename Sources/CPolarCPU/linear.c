@@ -150,9 +150,13 @@ static void run_linear(void *argument, int thread, int threads) {
 void polar_linear(polar_context *context, const polar_linear_args *args) {
   if (args->rows == 0 || args->weight.outputs == 0) return;
   const int64_t row_bytes = scratch_row_bytes(context->kernels, args);
-  int64_t row_block = POLAR_ROW_BLOCK;
-  if (row_bytes > 0 && POLAR_LINEAR_SCRATCH / row_bytes < row_block) row_block = POLAR_LINEAR_SCRATCH / row_bytes;
-  const int64_t row_blocks = (args->rows + row_block - 1) / row_block;
+  int64_t most = POLAR_ROW_BLOCK;
+  if (row_bytes > 0 && POLAR_LINEAR_SCRATCH / row_bytes < most) most = POLAR_LINEAR_SCRATCH / row_bytes;
+  // Blocks of about the same size, in whole tiles of 6 or 8 rows where there is room.
+  int64_t row_blocks = (args->rows + most - 1) / most;
+  const int64_t even = ((args->rows + row_blocks - 1) / row_blocks + 23) / 24 * 24;
+  const int64_t row_block = even < most ? even : most;
+  row_blocks = (args->rows + row_block - 1) / row_block;
   linear_job job = {
     .kernels = context->kernels,
     .args = args,
