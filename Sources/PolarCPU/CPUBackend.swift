@@ -44,7 +44,8 @@ public final class CPUBackend: Backend {
   /// processor time) and the kernels of `isa` (nil: the best one), whose K and V are stored as `kvDType`: bf16 or i8.
   ///
   /// - Throws: ``PolarError/configuration(field:reason:)`` for a thread count below one, an instruction set that
-  ///   this machine lacks or another `kvDType`, ``PolarError/outOfMemory(what:bytes:)`` when scratch memory or threads cannot be had.
+  ///   this machine lacks or another `kvDType`, ``PolarError/outOfMemory(what:bytes:)`` when scratch memory or
+  ///   threads cannot be had.
   public init(threads: Int? = nil, isa: CPUISA? = nil, kvDType: DType = .bf16) throws(PolarError) {
     guard kvDType == .bf16 || kvDType == .i8 else {
       throw .configuration(field: "kvDType", reason: "the CPU stores K and V as bf16 or i8, not \(kvDType)")
