@@ -5,8 +5,8 @@ public import PolarSparsity
 public struct NeuronRouterTrainer: Sendable {
   /// How neuron routers are trained.
   ///
-  /// The paper's settings are a constant rate of 1e-4, batches of 64 and up to 20 epochs with the best F1 kept. A
-  /// higher rate that falls to 0 over a few epochs finds more neurons at every size in less time (`Docs/log.md`).
+  /// The paper's settings are a constant rate of 1e-4, batches of 64 and up to 20 epochs with the best F1 kept. Here a
+  /// higher rate falls to 0 over a few epochs, so that calibration stays a matter of minutes.
   public struct Options: Sendable {
     /// Width of the bottleneck, a multiple of 8; nil is ``NeuronRouterWeights/defaultRank(hidden:)``.
     public var rank: Int?
