@@ -84,6 +84,8 @@ typedef struct {
   // One row of activations as codes [inputs rounded up to groups] and what goes with each group.
   void (*quantize)(
     const float *x, int64_t inputs, int format, int8_t *codes, polar_activation_group *groups);
+  // As `fma` below, of the products that tiles add up.
+  double (*peak)(int64_t steps, float *sink);
   polar_tile tiles[3][6];  // by format from POLAR_WEIGHT_INT8 on, by rows - 1
 } polar_int_kernels;
 

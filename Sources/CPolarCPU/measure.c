@@ -50,27 +50,31 @@ double polar_measure_read_bandwidth(polar_context *context, size_t bytes, int re
 }
 
 typedef struct {
-  polar_context *context;
+  double (*work)(int64_t steps, float *sink);
   int64_t steps;
-  double flops;  // of one thread
-} fma_job;
+  double operations;  // of one thread
+} peak_job;
 
-static void run_fma(void *argument, int thread, int threads) {
+static void run_peak(void *argument, int thread, int threads) {
   (void)threads;
-  fma_job *job = argument;
+  peak_job *job = argument;
   float sink[16] = {0.0f, 0.999f, 0.001f};
-  const double flops = job->context->kernels->fma(job->steps, sink);
-  if (thread == 0) job->flops = flops;
+  const double operations = job->work(job->steps, sink);
+  if (thread == 0) job->operations = operations;
 }
 
-double polar_measure_fma_peak(polar_context *context) {
+static double measure_peak(polar_context *context, double (*work)(int64_t steps, float *sink)) {
   double best = 0;
   for (int i = 0; i < 5; i++) {
-    fma_job job = {context, 4000000, 0};
+    peak_job job = {work, 4000000, 0};
     const double start = seconds();
-    polar_context_run(context, run_fma, &job);
-    const double rate = job.flops * context->threads / (seconds() - start) / 1e9;
+    polar_context_run(context, run_peak, &job);
+    const double rate = job.operations * context->threads / (seconds() - start) / 1e9;
     if (rate > best) best = rate;
   }
   return best;
 }
+
+double polar_measure_fma_peak(polar_context *context) { return measure_peak(context, context->kernels->fma); }
+
+double polar_measure_int_peak(polar_context *context) { return measure_peak(context, context->kernels->ints->peak); }

@@ -59,7 +59,8 @@ public enum Device: Sendable, Equatable {
   public static func measureLimits(threads: Int? = nil) throws(PolarError) -> MachineLimits {
     let backend = try CPUBackend(threads: threads)
     return MachineLimits(
-      readBandwidth: backend.measuredReadBandwidth(), arithmeticPeak: backend.measuredFMAPeak())
+      readBandwidth: backend.measuredReadBandwidth(), arithmeticPeak: backend.measuredFMAPeak(),
+      integerPeak: backend.measuredIntegerPeak())
   }
 }
 

@@ -18,10 +18,13 @@ public struct MachineLimits: Sendable, Codable {
   public var readBandwidth: Double
   /// Multiply-add peak in GFLOP/s with all threads.
   public var arithmeticPeak: Double
+  /// Peak of products of bytes in GOP/s with all threads; 0 where it was not measured.
+  public var integerPeak: Double
 
   /// Limits as measured.
-  public init(readBandwidth: Double, arithmeticPeak: Double) {
+  public init(readBandwidth: Double, arithmeticPeak: Double, integerPeak: Double = 0) {
     self.readBandwidth = readBandwidth
     self.arithmeticPeak = arithmeticPeak
+    self.integerPeak = integerPeak
   }
 }

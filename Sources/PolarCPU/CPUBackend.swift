@@ -120,6 +120,9 @@ public final class CPUBackend: Backend {
 
   /// GFLOP/s of the multiply-add that linear layers use, all threads together.
   public func measuredFMAPeak() -> Double { polar_measure_fma_peak(context) }
+
+  /// GOP/s of the products of bytes that linear layers on quantised weights use, all threads together.
+  public func measuredIntegerPeak() -> Double { polar_measure_int_peak(context) }
 }
 
 /// Host memory of the CPU backend.

@@ -278,6 +278,8 @@ void polar_matmul(const polar_kernels *kernels, const polar_matmul_args *args);
 double polar_measure_read_bandwidth(polar_context *context, size_t bytes, int repeats);
 // GFLOP/s of the multiply-add that linear layers use, all threads together, from registers.
 double polar_measure_fma_peak(polar_context *context);
+// GOP/s (a product and a sum are two) of the products of bytes that linear layers on quantised weights use.
+double polar_measure_int_peak(polar_context *context);
 
 #ifdef __cplusplus
 }

@@ -13,8 +13,8 @@ struct BenchCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "bench", abstract: "Measures speed, dense beside sparse, in one process.",
     subcommands: [
-      BenchDecodeCommand.self, BenchAttentionCommand.self, BenchMLPCommand.self, BenchEngineCommand.self,
-      BenchGPUCommand.self,
+      BenchDecodeCommand.self, BenchAttentionCommand.self, BenchMLPCommand.self, BenchLinearCommand.self,
+      BenchEngineCommand.self, BenchGPUCommand.self,
     ])
 }
 

@@ -3,6 +3,7 @@ import Foundation
 import Polar
 import PolarCore
 import PolarEngine
+import PolarModels
 
 struct GenerateCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
@@ -47,25 +48,35 @@ struct GenerateCommand: AsyncParsableCommand {
       limits: .init(
         sequences: requests.map { min(batch, max(1, $0.count)) } ?? 1, context: context,
         kvFormat: model.kvFormat))
+    let loaded = ProcessFacts.age
     progress.note(capacityLine(language))
+    var firstText: Double?
     if let requests {
       try await generateAll(requests, with: language, progress: progress)
     } else if let prompt {
-      try await generateOne(prompt, with: language, progress: progress)
+      firstText = try await generateOne(prompt, with: language, progress: progress)
     }
+    progress.note(
+      startLine(
+        loaded: loaded, firstText: firstText, weightBytes: language.loaded.model.weightByteCount))
   }
 
+  /// Prints the text as it comes; returns the process's age at the first of it.
   private func generateOne(
     _ prompt: String, with language: LanguageModel, progress: borrowing ProgressPrinter
-  ) async throws {
+  ) async throws -> Double? {
+    var firstText: Double?
     for try await event in try await language.generate(prompt, parameters: sampling.parameters) {
       switch event {
-      case .text(let text): emit(text)
+      case .text(let text):
+        emit(text)
+        if firstText == nil { firstText = ProcessFacts.age }
       case .finished(let info):
         emit("\n")
         progress.note(summaryLine(info))
       }
     }
+    return firstText
   }
 
   private struct PromptLine: Decodable {
