@@ -1,12 +1,12 @@
-"""Trains a small ReLU OPT (`OPTForCausalLM`) on the token files of prepare_text.py, within a given wall time.
+"""Trains a small ReLU OPT (`OPTForCausalLM`) on the token files of prepare_text.py, on a given number of tokens.
 
-    python train_opt.py DATA OUT --minutes 60                                 # from scratch, 30 M parameters
-    python train_opt.py DATA OUT --minutes 60 --initial MODEL                 # continue from a checkpoint folder
+    python train_opt.py DATA OUT --tokens 300e6                               # from scratch, 30 M parameters
+    python train_opt.py DATA OUT --tokens 20e6 --initial MODEL                # continue from a checkpoint folder
     python train_opt.py DATA OUT --evaluate-only --initial MODEL --text FILE  # report on held-out text
 
 Matrices of the blocks are trained by Muon (orthogonalised momentum, Jordan et al. 2024), the rest by AdamW. The rate warms
-up, stays, and falls to zero in the last 40 % of the time, so that any budget ends in an annealed model. Every sixth batch has
-windows of the whole context, the others of 256 tokens. Uses an accelerator when there is one.
+up, stays, and falls to zero over the last 40 % of the tokens, so that any budget ends in an annealed model. Every sixth batch has
+windows of the whole context, the others of 256 tokens. Uses an accelerator when there is one, and a C++ compiler on the host.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from transformers import OPTConfig, OPTForCausalLM
 def orthogonalised(update, steps=5):
     """Newton-Schulz iteration towards the nearest semi-orthogonal matrix."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = update / (update.norm() + 1e-7)
+    x = (update / (update.norm() + 1e-7)).bfloat16()
     tall = x.size(0) > x.size(1)
     x = x.T if tall else x
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return (x.T if tall else x).to(update.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -102,7 +102,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--tokens", type=float, default=20e6, help="how many tokens to train on")
     parser.add_argument("--initial", type=pathlib.Path)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--hidden", type=int, default=512)
@@ -149,8 +149,9 @@ def train(model, arguments, valid, device):
     ]
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters on {device}", flush=True)
     model.train()
-    start, seconds, step, tokens, shown = time.time(), arguments.minutes * 60, 0, 0, None
-    while (spent := (time.time() - start) / seconds) < 1:
+    compiled = torch.compile(model, dynamic=False)  # one graph for each of the two shapes; nearly halves a step on a CPU
+    start, step, tokens, shown = time.time(), 0, 0, None
+    while (spent := tokens / arguments.tokens) < 1:
         factor = min(1.0, (step + 1) / 100, (1 - spent) / 0.4)
         for optimiser, rate in optimisers:
             for group in optimiser.param_groups:
@@ -159,7 +160,7 @@ def train(model, arguments, valid, device):
         length = min(arguments.context, 1023) if step % 6 == 5 else 256
         rows = windows(data, length, max(1, arguments.batch_tokens // length), generator, device)
         with torch.autocast(device, dtype=torch.bfloat16):
-            loss = model(rows, labels=rows).loss
+            loss = compiled(rows, labels=rows).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser, _ in optimisers:
@@ -168,8 +169,9 @@ def train(model, arguments, valid, device):
         step, tokens = step + 1, tokens + rows.numel()
         shown = loss.item() if shown is None else 0.98 * shown + 0.02 * loss.item()
         if step % 50 == 0:
-            eta = seconds * (1 - spent) / 60
-            print(f"step {step} loss {shown:.3f} rate x{factor:.2f} {tokens / (time.time() - start):.0f} tok/s, {eta:.0f} min left", flush=True)
+            speed = tokens / (time.time() - start)
+            eta = (arguments.tokens - tokens) / speed / 60
+            print(f"step {step} loss {shown:.3f} rate x{factor:.2f} {speed:.0f} tok/s, {eta:.0f} min left", flush=True)
         if step % 500 == 0:
             model.eval()
             print(f"validation loss {loss_of(model, valid, 512, 32):.4f}", flush=True)
