@@ -58,6 +58,36 @@ import Testing
     #expect(outcome.text == loaded.tokenizer.decode(outcome.tokens))
   }
 
+  @Test func aFoldersChatTemplateRenders() throws {
+    let folder = try folder(tokens: alphabet(96))
+    defer { try? FileManager.default.removeItem(at: folder) }
+    func format() throws(PolarError) -> ChatFormat {
+      try ModelLoader.load(from: folder, on: ReferenceBackend()).chatFormat()
+    }
+    let messages = [ChatMessage(role: .user, content: "Hi")]
+    #expect(try format().render(messages: messages).text == "User: Hi\nAssistant:")
+    func write(_ template: String) throws {
+      // One token with its attributes, one as a string: both are found in real files.
+      let settings: [String: Any] = [
+        "chat_template": template, "bos_token": ["content": "!"], "eos_token": "~",
+      ]
+      try JSONSerialization.data(withJSONObject: settings)
+        .write(to: folder.appendingPathComponent("tokenizer_config.json"))
+    }
+    try write(
+      "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}")
+    let chat = try format()
+    #expect(try chat.render(messages: messages).text == "![user]Hi~")
+    #expect(chat.stopStrings.isEmpty)
+    try write("{% for m in messages %}")
+    do {
+      _ = try format()
+      Issue.record("a template without its end was accepted")
+    } catch {
+      #expect(error.description.contains(folder.lastPathComponent) && error.description.contains("line 1"))
+    }
+  }
+
   @Test func aVocabularySmallerThanAnIdIsRefused() throws {
     let folder = try folder(tokens: alphabet(97))
     defer { try? FileManager.default.removeItem(at: folder) }
