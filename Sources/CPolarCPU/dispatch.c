@@ -1,5 +1,24 @@
 // The choice of instruction set at run time.
 #include "kernels.h"
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
+#if defined(__aarch64__)
+static int supports_i8mm(void) {
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP2) & 1ul << 13) != 0;  // HWCAP2_I8MM
+#elif defined(__APPLE__)
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname("hw.optional.arm.FEAT_I8MM", &value, &size, NULL, 0) == 0 && value;
+#else
+  return 0;
+#endif
+}
+#endif
 
 int polar_isa_supported(int isa) {
   if (isa == POLAR_ISA_GENERIC) return 1;
@@ -13,18 +32,21 @@ int polar_isa_supported(int isa) {
       && __builtin_cpu_supports("avx512dq")
       && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16")
       && __builtin_cpu_supports("avx512vnni");
+#elif defined(__aarch64__)
+  if (isa == POLAR_ISA_NEON) return supports_i8mm();
 #endif
   return 0;
 }
 
 int polar_isa_best(void) {
-  for (int isa = POLAR_ISA_AVX512; isa > POLAR_ISA_GENERIC; isa--)
+  for (int isa = POLAR_ISA_LAST; isa > POLAR_ISA_GENERIC; isa--)
     if (polar_isa_supported(isa)) return isa;
   return POLAR_ISA_GENERIC;
 }
 
 const char *polar_cpu_isa_name(int isa) {
   switch (isa) {
+    case POLAR_ISA_NEON: return "neon";
     case POLAR_ISA_AVX512: return "avx512";
     case POLAR_ISA_AVX2: return "avx2";
     default: return "generic";
@@ -37,6 +59,8 @@ const polar_kernels *polar_cpu_table(int isa) {
 #if defined(__x86_64__)
     case POLAR_ISA_AVX2: return &polar_kernels_avx2;
     case POLAR_ISA_AVX512: return &polar_kernels_avx512;
+#elif defined(__aarch64__)
+    case POLAR_ISA_NEON: return &polar_kernels_neon;
 #endif
     default: return NULL;
   }

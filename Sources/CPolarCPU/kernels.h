@@ -117,6 +117,10 @@ struct polar_kernels {
 
 extern const polar_int_kernels polar_int_kernels_generic, polar_int_kernels_avx2, polar_int_kernels_avx512;
 extern const polar_kernels polar_kernels_generic;
+#if defined(__aarch64__)
+extern const polar_int_kernels polar_int_kernels_neon;
+extern const polar_kernels polar_kernels_neon;
+#endif
 #if defined(__x86_64__)
 extern const polar_kernels polar_kernels_avx2;
 extern const polar_kernels polar_kernels_avx512;

@@ -7,8 +7,10 @@ public import PolarCore
   case generic = 0
   /// AVX2 with FMA and F16C.
   case avx2 = 1
-  /// AVX-512 with BF16.
+  /// AVX-512 with BF16 and VNNI.
   case avx512 = 2
+  /// NEON with I8MM (arm64).
+  case neon = 3
 
   /// True when this machine runs the instruction set.
   public var isSupported: Bool { polar_isa_supported(rawValue) != 0 }

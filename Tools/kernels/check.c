@@ -350,7 +350,7 @@ static void check(int isa) {
 }
 
 int main(int count, char **values) {
-  for (int isa = 0; isa <= POLAR_ISA_AVX512; isa++)
+  for (int isa = 0; isa <= POLAR_ISA_LAST; isa++)
     if (count < 2 || atoi(values[1]) == isa) check(isa);
   return failures > 0;
 }
