@@ -101,7 +101,8 @@ let package = Package(
       "PolarCUDATests",
       [
         "PolarCUDA", "CPolarCUDA", "CPolarEmulator", "EmulatedCUDA", "PolarCore", "PolarReference",
-        "PolarModels", "PolarEngine", "PolarFormats", "PolarSparsity", "PolarBench",
+        "PolarModels", "PolarEngine", "PolarFormats", "PolarSparsity", "PolarBench", "PolarCalibration",
+        "PolarCPU",
       ]),
     tests("PolarSparsityTests", ["PolarSparsity", "PolarReference", "PolarCPU"]),
     tests("PolarTokenizerTests", ["PolarTokenizer"]),

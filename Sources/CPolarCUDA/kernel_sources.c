@@ -6,6 +6,12 @@
 static const char arguments[] = {
 #embed "include/polar_cuda_kernels.h"
     , 0};
+static const char attention_arguments[] = {
+#embed "include/polar_cuda_attention.h"
+    , 0};
+static const char training_arguments[] = {
+#embed "include/polar_cuda_training.h"
+    , 0};
 static const char prims_cuh[] = {
 #embed "kernels/prims.cuh"
     , 0};
@@ -23,6 +29,12 @@ static const char select_cuh[] = {
     , 0};
 static const char gemm_cuh[] = {
 #embed "kernels/gemm.cuh"
+    , 0};
+static const char training_cuh[] = {
+#embed "kernels/training.cuh"
+    , 0};
+static const char ridge_cuh[] = {
+#embed "kernels/ridge.cuh"
     , 0};
 static const char attention_decode_cuh[] = {
 #embed "kernels/attention_decode.cuh"
@@ -45,18 +57,25 @@ static const char selective_cu[] = {
 static const char routing_cu[] = {
 #embed "kernels/routing.cu"
     , 0};
+static const char training_cu[] = {
+#embed "kernels/training.cu"
+    , 0};
 
 static const struct {
   const char *name;
   const char *text;
 } sources[] = {
     {"polar_cuda_kernels.h", arguments},
+    {"polar_cuda_attention.h", attention_arguments},
+    {"polar_cuda_training.h", training_arguments},
     {"prims.cuh", prims_cuh},
     {"geometry.cuh", geometry_cuh},
     {"tiles.cuh", tiles_cuh},
     {"reduce.cuh", reduce_cuh},
     {"select.cuh", select_cuh},
     {"gemm.cuh", gemm_cuh},
+    {"training.cuh", training_cuh},
+    {"ridge.cuh", ridge_cuh},
     {"attention_decode.cuh", attention_decode_cuh},
     {"attention_prefill.cuh", attention_prefill_cuh},
     {"attention.cu", attention_cu},
@@ -64,6 +83,7 @@ static const struct {
     {"linear.cu", linear_cu},
     {"selective.cu", selective_cu},
     {"routing.cu", routing_cu},
+    {"training.cu", training_cu},
 };
 
 int polar_cuda_source_count(void) { return (int)(sizeof sources / sizeof sources[0]); }

@@ -75,6 +75,7 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
   public func hostPointer(_ address: Address) -> UnsafeRawPointer? { base.hostPointer(address) }
   public func synchronize() { base.synchronize() }
   public var failure: PolarError? { base.failure }
+  public var training: (any TrainingOps)? { base.training }
   public var weightFormats: Set<WeightFormat> { base.weightFormats }
   public func packedByteCount(outputs: Int, inputs: Int, format: WeightFormat) -> Int {
     base.packedByteCount(outputs: outputs, inputs: inputs, format: format)

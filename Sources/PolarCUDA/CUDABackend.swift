@@ -25,6 +25,8 @@ public final class CUDABackend: Backend {
   private let options: Options
   /// Working memory of ops, and what a step has planned already.
   let scratch: Mutex<Scratch>
+  /// Held while a product of training is issued, which takes working memory for several launches.
+  let product = Mutex(())
 
   /// Such as `cuda:0`.
   public var name: String { device.name }
@@ -48,12 +50,12 @@ public final class CUDABackend: Backend {
     try self.init(device: try DriverDevice(ordinal: ordinal), options: options)
   }
 
-  /// A backend on a device. All kernels that do not depend on a model are made ready here.
+  /// A backend on a device. All kernels that neither depend on a model nor serve calibration alone are made ready here.
   package init(device: any KernelDevice, options: Options = Options()) throws(PolarError) {
     self.device = device
     self.options = options
     scratch = Mutex(Scratch())
-    for kernel in Kernel.allCases where !kernel.dependsOnHeadDim {
+    for kernel in Kernel.allCases where !kernel.dependsOnHeadDim && !kernel.isForTraining {
       try device.prepare(kernel, headDim: 0, sharedBytes: Self.sharedBytes(kernel))
     }
   }
@@ -205,7 +207,8 @@ public final class CUDABackend: Backend {
 /// recorded work may hold their addresses. Each queue has its own, since ops on two queues run at the same time.
 struct Scratch: ~Copyable {
   enum Purpose: Int, CaseIterable {
-    case densePlan, selectivePlan, partialOut, partialSums, product, rounded, up, down
+    case densePlan, selectivePlan, partialOut, partialSums, product, rounded, up, down, operand, weight,
+      addend
   }
 
   /// What a dense plan was made for.

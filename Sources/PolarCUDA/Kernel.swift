@@ -44,6 +44,24 @@ package enum Kernel: String, CaseIterable, Sendable {
   case headDeviations = "polar_head_deviations"
   case argmax = "polar_argmax"
   case sample = "polar_sample"
+  case turns = "polar_turns"
+  case sumRows = "polar_sum_rows"
+  case storeRows = "polar_store_rows"
+  case packActive = "polar_pack_active"
+  case moments = "polar_moments"
+  case gatherScaled = "polar_gather_scaled"
+  case transpose = "polar_transpose"
+  case transposeElements = "polar_transpose_elements"
+  case crossEntropySlopes = "polar_cross_entropy_slopes"
+  case squaredErrorSlopes = "polar_squared_error_slopes"
+  case addBias = "polar_add_bias"
+  case maskInactive = "polar_mask_inactive"
+  case adamW = "polar_adamw"
+  case ridgeBegin = "polar_ridge_begin"
+  case ridgeFactor = "polar_ridge_factor"
+  case ridgePanel = "polar_ridge_panel"
+  case ridgeUpdate = "polar_ridge_update"
+  case ridgeFinish = "polar_ridge_finish"
 
   /// The source file, without its ending, that the kernel is in.
   package var file: String {
@@ -60,8 +78,15 @@ package enum Kernel: String, CaseIterable, Sendable {
     case .unionSums, .unionPeaks, .listTopK, .listAbove, .selectTopK, .selectAbove, .headNorms,
       .headDeviations, .argmax, .sample:
       "routing"
+    case .turns, .sumRows, .storeRows, .packActive, .moments, .gatherScaled, .transpose, .transposeElements,
+      .crossEntropySlopes, .squaredErrorSlopes, .addBias, .maskInactive, .adamW, .ridgeBegin, .ridgeFactor,
+      .ridgePanel, .ridgeUpdate, .ridgeFinish:
+      "training"
     }
   }
+
+  /// Whether only calibration needs it.
+  package var isForTraining: Bool { file == "training" }
 
   /// Whether there is one for each head dimension.
   package var dependsOnHeadDim: Bool { file == "attention" }

@@ -1,3 +1,5 @@
+import PolarCore
+
 /// Which neurons of one layer fired, one bit per token and neuron.
 public struct ActivationBits: Sendable, Equatable {
   /// Neurons of the layer.
@@ -38,6 +40,15 @@ public struct ActivationBits: Sendable, Equatable {
     activations.withUnsafeBufferPointer { append($0) }
   }
 
+  /// Appends tokens as ``PolarCore/TrainingOps/packActive(_:_:rows:)`` packs them, ``bytesPerToken(neurons:)`` bytes each.
+  mutating func append(packed bytes: UnsafeRawBufferPointer) {
+    precondition(bytes.count % (wordsPerToken * 8) == 0, "not whole tokens")
+    for offset in stride(from: 0, to: bytes.count, by: 8) {
+      words.append(UInt64(littleEndian: bytes.loadUnaligned(fromByteOffset: offset, as: UInt64.self)))
+    }
+    count += bytes.count / (wordsPerToken * 8)
+  }
+
   /// Whether a neuron fired on a token.
   public subscript(token: Int, neuron: Int) -> Bool {
     words[token * wordsPerToken + neuron / 64] >> UInt64(neuron % 64) & 1 == 1
@@ -62,11 +73,10 @@ public struct ActivationBits: Sendable, Equatable {
     for i in 0..<wordsPerToken { union[i] |= words[start + i] }
   }
 
-  /// Writes a token's bits as 0 and 1: `[neurons]`.
-  func copy(_ token: Int, to target: UnsafeMutablePointer<Float>) {
-    words.withUnsafeBufferPointer { words in
-      let row = words.baseAddress! + token * wordsPerToken
-      for n in 0..<neurons { target[n] = Float(row[n >> 6] >> UInt64(n & 63) & 1) }
-    }
+  /// The bits of tokens `0 ..< tokens` where routers are trained: u8 `[tokens, bytes]`.
+  func copy(tokens: Int, on ops: any TrainingOps) throws(PolarError) -> OwnedTensor {
+    let copy = try OwnedTensor(rows: tokens, columns: wordsPerToken * 8, dtype: .u8, on: ops)
+    copy.write(Array(words[..<(tokens * wordsPerToken)].lazy.map(\.littleEndian)))
+    return copy
   }
 }

@@ -1,7 +1,5 @@
-import Dispatch
 import PolarCore
 import PolarSparsity
-import Synchronization
 
 extension Calibrator {
   /// The recall targets at which perplexity against the fraction of neurons is measured.
@@ -12,30 +10,24 @@ extension Calibrator {
   func trainNeurons(
     _ samples: [LayerSamples?], profile: inout SparsityProfile, statistics: inout CalibrationStatistics,
     windows: Int, progress: @escaping @Sendable (CalibrationProgress) -> Void
-  ) -> [[Float]] {
+  ) throws(PolarError) -> [[Float]] {
     let recorded = samples.indices.filter { (samples[$0]?.activations?.count ?? 0) > 1 }
     guard let neuronOptions = options.neurons, let first = recorded.first,
       let neurons = samples[first]?.activations?.neurons
     else { return [] }
     let calibrator = NeuronCalibrator(options: neuronOptions)
-    let work = ProgressMeter(stage: .neurons, total: Double(recorded.count), report: progress)
-    let results = Mutex(
-      (byLayer: [NeuronCalibrator.LayerResult?](repeating: nil, count: samples.count), done: 0))
-    DispatchQueue.concurrentPerform(iterations: recorded.count) { index in
-      let layer = recorded[index]
-      guard let layerSamples = samples[layer], let activations = layerSamples.activations else { return }
-      let result = calibrator.calibrate(
+    let work = LayerWork(
+      layers: recorded, count: samples.count,
+      meter: ProgressMeter(stage: .neurons, total: Double(recorded.count), report: progress))
+    let slots = TrainingSlots(samples[first]?.ops.concurrentLayers ?? 1)
+    let results = try work.map { layer throws(PolarError) -> NeuronCalibrator.LayerResult? in
+      guard let layerSamples = samples[layer], let activations = layerSamples.activations else { return nil }
+      return try calibrator.calibrate(
         layerSamples, activations: activations,
         seed: neuronOptions.trainer.seed &+ UInt64(layer) &* 0x9E37_79B9, sweep: Self.sweepTargets,
-        sweepBatch: windows)
-      let done = results.withLock { results in
-        results.byLayer[layer] = result
-        results.done += 1
-        return results.done
-      }
-      work.update(Double(done))
+        sweepBatch: windows, slots: slots)
     }
-    let byLayer = results.withLock { $0.byLayer }
+    let byLayer = results.map { $0 ?? nil }
     profile.neurons = calibrator.sparsity(byLayer, neurons: neurons)
     profile.defaultMode = .polar
     statistics.targetRecall = neuronOptions.recall

@@ -1,9 +1,7 @@
-import Dispatch
 public import PolarCore
 import PolarFormats
 public import PolarModels
 public import PolarSparsity
-import Synchronization
 
 /// What a calibration learnt.
 public struct CalibrationResult: Sendable {
@@ -24,8 +22,10 @@ public struct Calibrator: Sendable {
     public var window = 1024
     /// Rows of one prefill step.
     public var chunk = 256
-    /// Bytes of recorded samples to keep at most.
-    public var memoryLimit = 3 << 30
+    /// Bytes of recorded samples to keep at most in the host's memory.
+    public var memoryLimit = 3_000_000_000
+    /// Bytes of recorded inputs to keep at most on a device that trains routers itself; nil is half of what is free there.
+    public var deviceMemoryLimit: Int?
     /// Pages at the start of a sequence that unselected heads attend to.
     public var sinkPages = 1
     /// Pages at the end of a sequence that unselected heads attend to.
@@ -66,10 +66,12 @@ public struct Calibrator: Sendable {
   ///   - text: token ids of calibration text.
   ///   - heldOut: token ids of other text, for the quality curve.
   ///   - progress: called now and then, from any thread.
+  ///   - planned: called before anything is recorded.
   /// - Throws: ``PolarError/request(field:reason:)`` when a text is too short or an option is out of range.
   public func run(
     model: any CausalLM, fingerprint: String, text: [Int32], heldOut: [Int32], on backend: any Backend,
-    progress: @escaping @Sendable (CalibrationProgress) -> Void = { _ in }
+    progress: @escaping @Sendable (CalibrationProgress) -> Void = { _ in },
+    planned: (RecordingPlan) -> Void = { _ in }
   ) throws(PolarError) -> CalibrationResult {
     let config = model.config
     let window = min(options.window, config.context)
@@ -101,11 +103,11 @@ public struct Calibrator: Sendable {
     var stopwatch = Stopwatch()
     let samples = try record(
       model: model, gram: gram, text: text[0..<tokens], window: window, profile: &profile,
-      statistics: &statistics, on: backend, progress: progress)
+      statistics: &statistics, on: backend, planned: planned, progress: progress)
     statistics.seconds["recording"] = stopwatch.lap()
-    let heads = train(samples, profile: &profile, progress: progress)
+    let heads = try train(samples, profile: &profile, progress: progress)
     statistics.seconds["training head routers"] = stopwatch.lap()
-    let sweep = trainNeurons(
+    let sweep = try trainNeurons(
       samples, profile: &profile, statistics: &statistics, windows: meter?.windowCount ?? 1,
       progress: progress)
     statistics.seconds["training neuron routers"] = stopwatch.lap()
@@ -150,25 +152,34 @@ public struct Calibrator: Sendable {
   private func record(
     model: any CausalLM, gram: OutputGram, text: ArraySlice<Int32>, window: Int,
     profile: inout SparsityProfile, statistics: inout CalibrationStatistics, on backend: any Backend,
-    progress: @escaping @Sendable (CalibrationProgress) -> Void
+    planned: (RecordingPlan) -> Void, progress: @escaping @Sendable (CalibrationProgress) -> Void
   ) throws(PolarError) -> [LayerSamples?] {
+    let config = model.config
     let chunk = min(options.chunk, window)
+    let ops = backend.training ?? HostTrainingOps()
+    try ops.prepareTraining()
+    let shapes = RecordedShape.all(
+      config, units: profile.units, denseLayers: Set(profile.denseLayers),
+      recordsNeurons: options.neurons != nil && config.activation == .relu)
+    let staging = try BatchStaging(maximumRows: chunk, sequences: 1, context: window, on: backend)
+    let cache = try KVCache(config: config, pages: staging.pages, on: backend)
+    let modelBytes = model.workspaceByteCount(rows: chunk, logitRows: 1)
+    let available = backend.availableMemory.map { max(0, $0 - modelBytes) / 2 } ?? options.memoryLimit
     let firstPosition = (options.sinkPages + options.recentPages + 1) * KVPage.tokens
-    let recorder = ActivationRecorder(
-      config: model.config, units: profile.units, gram: gram,
-      projections: (0..<model.config.layers).map {
+    let plan = RecordingPlan(
+      shapes.compactMap { $0 }, expected: text.count / window * (window - firstPosition),
+      hostLimit: options.memoryLimit,
+      deviceLimit: ops.hasOwnMemory ? options.deviceMemoryLimit ?? available : nil)
+    planned(plan)
+    let recorder = try ActivationRecorder(
+      config: config, units: profile.units, gram: gram,
+      projections: (0..<config.layers).map {
         .init(weight: model.outputProjection(layer: $0), bias: model.outputBias(layer: $0))
       },
-      sinkPages: options.sinkPages, recentPages: options.recentPages,
-      denseLayers: Set(profile.denseLayers),
-      recordsNeurons: options.neurons != nil && model.config.activation == .relu,
-      expectedTokens: text.count / window * (window - firstPosition), memoryLimit: options.memoryLimit)
-    let staging = try BatchStaging(maximumRows: chunk, sequences: 1, context: window, on: backend)
-    let cache = try KVCache(config: model.config, pages: staging.pages, on: backend)
+      sinkPages: options.sinkPages, recentPages: options.recentPages, shapes: shapes, plan: plan,
+      rows: chunk, on: ops)
     var workspace = Workspace(
-      try backend.allocate(
-        byteCount: model.workspaceByteCount(rows: chunk, logitRows: 1)
-          + recorder.workspaceByteCount(rows: chunk)))
+      try backend.allocate(byteCount: modelBytes + recorder.workspaceByteCount(rows: chunk)))
     let work = ProgressMeter(stage: .recording, total: Double(text.count), report: progress)
     for start in stride(from: text.startIndex, to: text.endIndex, by: window) {
       for offset in stride(from: 0, to: window, by: chunk) {
@@ -178,6 +189,7 @@ public struct Calibrator: Sendable {
           batch, cache: cache, policy: DensePolicy(), tap: recorder, workspace: &workspace, on: backend)
         backend.synchronize()
       }
+      if let failure = backend.failure { throw failure }
       work.update(Double(start + window - text.startIndex))
     }
     profile.meanDeviations = recorder.meanDeviations
@@ -195,11 +207,11 @@ public struct Calibrator: Sendable {
     var norm: RouterTrainer.Trained
   }
 
-  /// Trains the head routers of all layers, in parallel over the processor's threads, and finds the thresholds.
+  /// Trains the head routers of all layers, in parallel, and finds the thresholds.
   private func train(
     _ samples: [LayerSamples?], profile: inout SparsityProfile,
     progress: @escaping @Sendable (CalibrationProgress) -> Void
-  ) -> [LayerResult?] {
+  ) throws(PolarError) -> [LayerResult?] {
     let sparse = samples.indices.filter { (samples[$0]?.units ?? 0) > 0 }
     var trainerOptions = options.trainer
     if trainerOptions.floor == nil {
@@ -208,23 +220,21 @@ public struct Calibrator: Sendable {
       trainerOptions.floor = means.reduce(0, +) / Float(2 * max(1, means.count))
     }
     let trainer = RouterTrainer(options: trainerOptions)
-    let work = ProgressMeter(stage: .training, total: Double(sparse.count), report: progress)
-    let results = Mutex((byLayer: [LayerResult?](repeating: nil, count: samples.count), done: 0))
-    DispatchQueue.concurrentPerform(iterations: sparse.count) { index in
-      let layer = sparse[index]
-      guard let layerSamples = samples[layer] else { return }
-      let seed = options.trainer.seed &+ UInt64(layer) &* 0x9E37_79B9
-      let result = LayerResult(
-        deviation: trainer.trainDeviation(layerSamples, seed: seed),
-        norm: trainer.trainNorm(layerSamples, seed: seed))
-      let done = results.withLock { results in
-        results.byLayer[layer] = result
-        results.done += 1
-        return results.done
+    let work = LayerWork(
+      layers: sparse, count: samples.count,
+      meter: ProgressMeter(stage: .training, total: Double(sparse.count), report: progress))
+    let slots = TrainingSlots(sparse.first.flatMap { samples[$0]?.ops.concurrentLayers } ?? 1)
+    let seed = options.trainer.seed
+    let results = try work.map { layer throws(PolarError) -> LayerResult? in
+      guard let layerSamples = samples[layer] else { return nil }
+      let seed = seed &+ UInt64(layer) &* 0x9E37_79B9
+      return try slots.take { () throws(PolarError) in
+        LayerResult(
+          deviation: try trainer.trainDeviation(layerSamples, seed: seed),
+          norm: try trainer.trainNorm(layerSamples, seed: seed))
       }
-      work.update(Double(done))
     }
-    let trained = results.withLock { $0.byLayer }
+    let trained = results.map { $0 ?? nil }
     let units = profile.units.count
     profile.recallDensities = options.curve.densities
     profile.layerQuality = []

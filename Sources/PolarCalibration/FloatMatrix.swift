@@ -1,28 +1,29 @@
 internal import CPolarCPU
+import PolarCore
 
 /// The few float kernels that router training needs.
 enum FloatMatrix {
-  /// `c[i, j] = sum_p a(i, p) b[p, j]`, added to `c` when `accumulate`, on the calling thread.
-  ///
-  /// `a(i, p)` lies at `a[i * rowStride + p * innerStride]`, so that either orientation is read in place. c is
-  /// `[rows, columns]` with leading dimension `ldc`, b `[inner, columns]` with leading dimension `ldb`.
+  /// `out = a b`, or `out += a b` when `accumulate`, on the calling thread. b `[k, n]` lies at `b` with leading dimension
+  /// `ldb`; either orientation of a is read in place.
   static func multiply(
-    _ c: UnsafeMutablePointer<Float>, ldc: Int, a: UnsafePointer<Float>, rowStride: Int,
-    innerStride: Int, b: UnsafePointer<Float>, ldb: Int, rows: Int, columns: Int, inner: Int,
-    accumulate: Bool = false
+    _ out: Tensor, _ a: MatrixOperand, b: UnsafePointer<Float>, ldb: Int, accumulate: Bool
   ) {
     var args = polar_matmul_args()
-    args.c = c
-    args.c_stride = Int64(ldc)
-    args.a = a
-    args.row_stride = Int64(rowStride)
-    args.inner_stride = Int64(innerStride)
+    args.c = out.hostBase(as: Float.self)
+    args.c_stride = Int64(out.rowStride)
     args.b = b
     args.b_stride = Int64(ldb)
-    args.rows = Int64(rows)
-    args.columns = Int64(columns)
-    args.inner = Int64(inner)
+    args.rows = Int64(out.rows)
+    args.columns = Int64(out.columns)
     args.accumulate = accumulate ? 1 : 0
+    switch a {
+    case .plain(let a):
+      args.a = UnsafePointer(a.hostBase(as: Float.self))
+      (args.row_stride, args.inner_stride, args.inner) = (Int64(a.rowStride), 1, Int64(a.columns))
+    case .transposed(let a):
+      args.a = UnsafePointer(a.hostBase(as: Float.self))
+      (args.row_stride, args.inner_stride, args.inner) = (1, Int64(a.rowStride), Int64(a.rows))
+    }
     polar_matmul(polar_cpu_table(polar_isa_best()), &args)
   }
 

@@ -1,7 +1,5 @@
-import Dispatch
 import PolarCore
 public import PolarSparsity
-import Synchronization
 
 /// Turns recorded activations into neuron routers with budgets: one layer after the other is trained, and the sizes that
 /// find the wanted fraction of a batch's true union are searched on the tokens it was not trained on (Polar Sparsity,
@@ -36,12 +34,15 @@ public struct NeuronCalibrator: Sendable {
     var sweep: [Float]
   }
 
-  /// Trains one layer and searches its budgets; `sweep` are recall targets at `sweepBatch` rows to find thresholds for.
+  /// Trains one layer, in a slot of its turn, and searches its budgets; `sweep` are recall targets at `sweepBatch` rows to
+  /// find thresholds for.
   func calibrate(
-    _ samples: LayerSamples, activations: ActivationBits, seed: UInt64, sweep: [Double], sweepBatch: Int
-  ) -> LayerResult {
-    let trained = NeuronRouterTrainer(options: options.trainer)
-      .train(samples, activations: activations, seed: seed)
+    _ samples: LayerSamples, activations: ActivationBits, seed: UInt64, sweep: [Double], sweepBatch: Int,
+    slots: TrainingSlots = TrainingSlots(.max)
+  ) throws(PolarError) -> LayerResult {
+    let trained = try slots.take { () throws(PolarError) in
+      try NeuronRouterTrainer(options: options.trainer).train(samples, activations: activations, seed: seed)
+    }
     let search = UnionRecall(
       scores: trained.scores, truth: activations, tokens: trained.heldOut, batches: options.samples,
       seed: seed)

@@ -32,166 +32,110 @@ struct NeuronRouterNetwork: Sendable {
     up = uniform(rank * columns, 0.03)
   }
 
-  /// `z = x down`, `[rows, rank]`, and `scores`, `[rows, columns]`, of scaled rows.
-  fileprivate func forward(_ x: [Float], rows: Int, z: inout [Float], scores: inout [Float]) {
-    FloatMatrix.multiply(
-      &z, ldc: rank, a: x, rowStride: inputs, innerStride: 1, b: down, ldb: rank, rows: rows, columns: rank,
-      inner: inputs)
-    FloatMatrix.multiply(
-      &scores, ldc: columns, a: z, rowStride: rank, innerStride: 1, b: up, ldb: columns, rows: rows,
-      columns: columns, inner: rank)
-  }
-
-  /// Scores of the tokens `range`: `[range.count, neurons]`.
-  func scores(_ range: Range<Int>) -> [Float] {
-    var result: [Float] = []
-    result.reserveCapacity(range.count * neurons)
-    let chunk = 256
-    var x: [Float] = []
-    var z = [Float](repeating: 0, count: chunk * rank)
-    var scores = [Float](repeating: 0, count: chunk * columns)
-    for start in stride(from: range.lowerBound, to: range.upperBound, by: chunk) {
-      let rows = min(chunk, range.upperBound - start)
-      data.gather(start..<start + rows, columns: inputs, into: &x, width: inputs)
-      forward(x, rows: rows, z: &z, scores: &scores)
-      for row in 0..<rows { result += scores[row * columns..<row * columns + neurons] }
-    }
-    return result
-  }
-
   /// Minibatch AdamW with a cosine schedule on the weighted binary cross-entropy over tokens `0 ..< tokens`: weight 1
   /// for active neurons, the batch's fraction of active ones plus `offset` for the others (Polar Sparsity's code).
   mutating func descend(
     activations: ActivationBits, tokens: Int, epochs: Int, batch: Int, rate: Float, offset: Float,
     seed: UInt64
-  ) {
-    var generator = SplitMix64(seed: seed ^ 0x5EED)
-    var order = Array(0..<tokens)
-    var optimisers = [down.count, up.count].map { AdamW(count: $0) }
-    var pass = Pass(self, batch: batch)
-    let steps = (tokens + batch - 1) / batch
-    for epoch in 0..<epochs {
-      order.shuffle(using: &generator)
-      for step in 0..<steps {
-        let indices = order[step * batch..<min(tokens, (step + 1) * batch)]
-        let progress = Double(epoch * steps + step) / Double(epochs * steps)
-        let now = rate * Float(0.5 * (1 + Math.cos(.pi * progress)))
-        pass.compute(self, activations: activations, tokens: indices, offset: offset)
-        optimisers[0].update(&down, gradient: pass.down, rate: now)
-        optimisers[1].update(&up, gradient: pass.up, rate: now)
-      }
+  ) throws(PolarError) {
+    var pass = try Pass(self, activations: activations, tokens: tokens, batch: batch)
+    let steps = Minibatches(tokens: tokens, epochs: epochs, batch: batch, rate: rate, seed: seed)
+    try steps.forEach(on: data.ops) { step in
+      let active = step.tokens.reduce(0) { $0 + activations.activeCount(Int($1)) }
+      pass.descend(
+        step, negativeWeight: Float(active) / Float(step.tokens.count * neurons) + offset, data: data,
+        neurons: neurons)
     }
+    down = pass.down.values.read()
+    up = pass.up.values.read()
   }
 
-  /// Scratch of one forward and backward pass, and the gradients it leaves.
+  /// Parameters and scratch where training computes.
   private struct Pass {
-    var down: [Float]
-    var up: [Float]
-    private var x: [Float] = []
-    private var z: [Float]
-    private var slopes: [Float]
-    private var labels: [Float]
-    /// `[columns, rank]`.
-    private var transposed: [Float]
-    private var back: [Float]
+    var down: Trainee
+    var up: Trainee
+    private let bits: OwnedTensor
+    private let x: OwnedTensor
+    private let z: OwnedTensor
+    /// Scores, and then slopes.
+    private let scores: OwnedTensor
+    private let back: OwnedTensor
 
-    init(_ network: NeuronRouterNetwork, batch: Int) {
-      down = Array(repeating: 0, count: network.down.count)
-      up = Array(repeating: 0, count: network.up.count)
-      z = Array(repeating: 0, count: batch * network.rank)
-      slopes = Array(repeating: 0, count: batch * network.columns)
-      labels = slopes
-      transposed = up
-      back = z
+    init(
+      _ network: NeuronRouterNetwork, activations: ActivationBits, tokens: Int, batch: Int
+    ) throws(PolarError) {
+      let ops = network.data.ops
+      down = try Trainee(network.down, rows: network.inputs, on: ops)
+      up = try Trainee(network.up, rows: network.rank, on: ops)
+      bits = try activations.copy(tokens: tokens, on: ops)
+      x = try OwnedTensor(rows: batch, columns: network.inputs, on: ops)
+      z = try OwnedTensor(rows: batch, columns: network.rank, on: ops)
+      scores = try OwnedTensor(rows: batch, columns: network.columns, on: ops)
+      back = try OwnedTensor(rows: batch, columns: network.rank, on: ops)
     }
 
-    mutating func compute(
-      _ network: NeuronRouterNetwork, activations: ActivationBits, tokens: ArraySlice<Int>, offset: Float
+    /// Forward, backward and an update of both halves.
+    mutating func descend(
+      _ step: Minibatches.Step, negativeWeight: Float, data: TrainingData, neurons: Int
     ) {
-      let (rows, rank, columns) = (tokens.count, network.rank, network.columns)
-      network.data.gather(tokens, columns: network.inputs, into: &x, width: network.inputs)
-      network.forward(x, rows: rows, z: &z, scores: &slopes)
-      let active = readLabels(activations, tokens: tokens, columns: columns)
-      slope(
-        rows: rows, columns: columns, neurons: network.neurons,
-        negativeWeight: active / Float(rows * network.neurons) + offset)
-      // [rank, columns] = z' slopes
-      FloatMatrix.multiply(
-        &up, ldc: columns, a: z, rowStride: 1, innerStride: rank, b: slopes, ldb: columns, rows: rank,
-        columns: columns, inner: rows)
-      for i in 0..<rank {
-        for j in 0..<columns { transposed[j * rank + i] = network.up[i * columns + j] }
-      }
-      FloatMatrix.multiply(
-        &back, ldc: rank, a: slopes, rowStride: columns, innerStride: 1, b: transposed, ldb: rank,
-        rows: rows, columns: rank, inner: columns)
-      // [inputs, rank] = x' back
-      FloatMatrix.multiply(
-        &down, ldc: rank, a: x, rowStride: 1, innerStride: network.inputs, b: back, ldb: rank,
-        rows: network.inputs, columns: rank, inner: rows)
-    }
-
-    /// Writes the tokens' labels; returns how many are 1.
-    private mutating func readLabels(
-      _ activations: ActivationBits, tokens: ArraySlice<Int>, columns: Int
-    ) -> Float {
-      var active = 0
-      labels.withUnsafeMutableBufferPointer { labels in
-        for (row, token) in tokens.enumerated() {
-          activations.copy(token, to: labels.baseAddress! + row * columns)
-          active += activations.activeCount(token)
-        }
-      }
-      return Float(active)
-    }
-
-    /// Turns scores into the loss's derivatives by them, the mean over rows.
-    private mutating func slope(rows: Int, columns: Int, neurons: Int, negativeWeight: Float) {
-      let share = 1 / Float(rows)
-      slopes.withUnsafeMutableBufferPointer { slopes in
-        labels.withUnsafeBufferPointer { labels in
-          for row in 0..<rows {
-            for j in stride(from: 0, to: columns, by: 8) {
-              let at = row * columns + j
-              let pointer = UnsafeMutableRawPointer(slopes.baseAddress! + at)
-              let score = pointer.loadUnaligned(as: SIMD8<Float>.self)
-              let label = UnsafeRawPointer(labels.baseAddress! + at).loadUnaligned(as: SIMD8<Float>.self)
-              let weight = negativeWeight + (1 - negativeWeight) * label
-              pointer.storeBytes(
-                of: (Math.sigmoid(score) - label) * weight * share, as: SIMD8<Float>.self)
-            }
-            for j in neurons..<max(neurons, columns) { slopes[row * columns + j] = 0 }
-          }
-        }
-      }
+      let (ops, count) = (data.ops, step.tokens.count)
+      let (x, z, slopes, back) = (x.rows(count), z.rows(count), scores.rows(count), back.rows(count))
+      data.gather(x, rows: step.rows)
+      ops.multiply(z, .plain(x), .plain(down.values.tensor), adding: false)
+      ops.multiply(slopes, .plain(z), .plain(up.values.tensor), adding: false)
+      ops.crossEntropySlopes(
+        slopes, bits: bits.tensor, rows: step.rows, units: neurons, negativeWeight: negativeWeight)
+      ops.multiply(up.gradient.tensor, .transposed(z), .plain(slopes), adding: false)
+      ops.multiply(back, .plain(slopes), .transposed(up.values.tensor), adding: false)
+      ops.multiply(down.gradient.tensor, .transposed(x), .plain(back), adding: false)
+      down.update(rate: step.rate)
+      up.update(rate: step.rate)
     }
   }
 
-  /// Rounds the weights so that, with the scaling folded in, they are bf16 numbers, as backends and files keep them.
-  mutating func round() {
-    for i in 0..<inputs {
-      for r in 0..<rank {
-        down[i * rank + r] = Self.bf16(down[i * rank + r] * data.scale[i]) / data.scale[i]
-      }
-    }
-    for i in up.indices { up[i] = Self.bf16(up[i]) }
-  }
-
-  /// The nearest number that bf16 can hold.
-  private static func bf16(_ value: Float) -> Float {
-    let bits = value.bitPattern
-    return Float(bitPattern: (bits &+ 0x7FFF &+ (bits >> 16 & 1)) & 0xFFFF_0000)
-  }
-
-  /// The router for inputs as they come: the scaling is folded into the weights, all of them bf16 numbers (see
-  /// ``round()``).
+  /// The router for inputs as they come: the scaling is folded into the weights, all of them rounded to bf16, as backends
+  /// and files keep them.
   func folded() -> NeuronRouterWeights {
     var router = NeuronRouterWeights(inputs: inputs, rank: rank, neurons: neurons)
     for r in 0..<rank {
-      // After rounding this product is a rounding error away from a bf16 number.
-      for i in 0..<inputs { router.down[r * inputs + i] = Self.bf16(down[i * rank + r] * data.scale[i]) }
-      for n in 0..<neurons { router.up[n * rank + r] = up[r * columns + n] }
+      for i in 0..<inputs { router.down[r * inputs + i] = rounded(down[i * rank + r] * data.scale[i]) }
+      for n in 0..<neurons { router.up[n * rank + r] = rounded(up[r * columns + n]) }
     }
     return router
+  }
+
+  private func rounded(_ value: Float) -> Float { BF16.value(BF16.bits(value)) }
+
+  /// Scores of the ``folded()`` router for the tokens `range`, whose inputs it takes as they come:
+  /// `[range.count, neurons]`.
+  func servedScores(_ range: Range<Int>) throws(PolarError) -> [Float] {
+    let ops = data.ops
+    var folded = down
+    for i in 0..<inputs {
+      for r in 0..<rank { folded[i * rank + r] = rounded(down[i * rank + r] * data.scale[i]) }
+    }
+    let downWeights = try OwnedTensor(folded, rows: inputs, on: ops)
+    let upWeights = try OwnedTensor(up.map(rounded), rows: rank, on: ops)
+    let (zeros, ones) = (
+      try OwnedTensor(columns: inputs, on: ops),
+      try OwnedTensor(Array(repeating: 1, count: inputs), on: ops)
+    )
+    let chunk = min(256, range.count)
+    let x = try OwnedTensor(rows: chunk, columns: inputs, on: ops)
+    let z = try OwnedTensor(rows: chunk, columns: rank, on: ops)
+    let scores = try OwnedTensor(rows: chunk, columns: columns, on: ops)
+    var result: [Float] = []
+    result.reserveCapacity(range.count * neurons)
+    for start in stride(from: range.lowerBound, to: range.upperBound, by: chunk) {
+      let count = min(chunk, range.upperBound - start)
+      ops.gatherScaled(
+        x.rows(count), data.samples.inputRows(0..<data.samples.count), rows: data.list(start..<start + count),
+        mean: zeros.tensor, scale: ones.tensor)
+      ops.multiply(z.rows(count), .plain(x.rows(count)), .plain(downWeights.tensor), adding: false)
+      ops.multiply(scores.rows(count), .plain(z.rows(count)), .plain(upWeights.tensor), adding: false)
+      let values = scores.read(rows: count)
+      for row in 0..<count { result += values[row * columns..<row * columns + neurons] }
+    }
+    return result
   }
 }

@@ -1,3 +1,4 @@
+public import PolarCore
 public import PolarSparsity
 
 /// Trains the neuron router of one ReLU MLP from recorded samples. The same samples, options and seed give the same
@@ -48,21 +49,24 @@ public struct NeuronRouterTrainer: Sendable {
   public init(options: Options = Options()) { self.options = options }
 
   /// Trains on all but the last samples.
-  public func train(_ samples: LayerSamples, activations: ActivationBits, seed: UInt64) -> Trained {
+  /// - Throws: ``PolarError/outOfMemory(what:bytes:)``, or what the device that trains reports.
+  public func train(
+    _ samples: LayerSamples, activations: ActivationBits, seed: UInt64
+  ) throws(PolarError) -> Trained {
     precondition(activations.count == samples.count, "every sample needs its activations")
     let split = max(1, samples.count - max(1, Int(Double(samples.count) * options.heldOut)))
-    let data = TrainingData(samples, range: 0..<split, centred: false)
+    let data = try TrainingData(samples, tokens: split, centred: false)
     let hidden = samples.inputs - samples.localFeatures
     var network = NeuronRouterNetwork(
       data: data, neurons: activations.neurons,
       rank: options.rank ?? NeuronRouterWeights.defaultRank(hidden: hidden), seed: seed)
-    network.descend(
+    try network.descend(
       activations: activations, tokens: split, epochs: options.epochs, batch: options.batch,
       rate: options.rate, offset: options.negativeOffset, seed: seed
     )
-    network.round()
     let heldOut = split..<samples.count
-    let scores = network.scores(heldOut)
+    let scores = try network.servedScores(heldOut)
+    if let failure = samples.ops.failure { throw failure }
     let (recall, precision) = Self.quality(scores, activations: activations, tokens: heldOut)
     return Trained(
       router: network.folded(), heldOut: heldOut, scores: scores, recall: recall, precision: precision)

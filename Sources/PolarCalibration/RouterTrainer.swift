@@ -1,3 +1,4 @@
+public import PolarCore
 public import PolarSparsity
 
 /// Trains the routers of one layer from recorded samples. The same samples, options and seed give the same weights.
@@ -63,14 +64,16 @@ public struct RouterTrainer: Sendable {
   ///
   /// Finally each unit's bias is raised so that scores estimate the root of the mean square of the deviation given the
   /// input, not its geometric mean: a large deviation that is missed costs more than a small one that is kept.
-  public func trainDeviation(_ samples: LayerSamples, seed: UInt64) -> Trained {
+  ///
+  /// - Throws: ``PolarError/outOfMemory(what:bytes:)``, or what the device that trains reports.
+  public func trainDeviation(_ samples: LayerSamples, seed: UInt64) throws(PolarError) -> Trained {
     let split = split(samples)
-    let data = TrainingData(samples, range: 0..<split)
+    let data = try TrainingData(samples, tokens: split)
     let units = samples.units
     let floor =
       options.floor ?? samples.deviations.reduce(0, +) / Float(2 * max(1, samples.deviations.count))
     let targets = samples.deviations.map { Math.log($0 + max(floor, 1e-9)) }
-    let ridges = RouterNetwork.ridge(
+    let ridges = try RouterNetwork.ridge(
       data: data, units: units, targets: targets, heldOut: split..<samples.count)
     var (network, error) = ridges[0]
     if let local = ridges.dropFirst().first, local.error < error * (1 - options.localGain) {
@@ -78,46 +81,45 @@ public struct RouterTrainer: Sendable {
     }
     if options.hiddenUnits > 0 {
       var wider = network.widened(hidden: options.hiddenUnits, seed: seed)
-      let widerError = train(&wider, targets: targets, split: split, seed: seed)
+      let widerError = try train(&wider, targets: targets, split: split, seed: seed)
       if widerError < error * (1 - options.hiddenGain) {
         network = wider
         error = widerError
       }
     }
     let heldOut = split..<samples.count
-    var scores = network.scores(heldOut)
+    var scores = try network.scores(heldOut)
     let r2 = Self.r2(scores: scores, targets: targets[(split * units)...], units: units)
-    let raise = secondMomentShift(network, targets: targets, range: max(0, split - 8192)..<split)
+    let raise = try secondMomentShift(network, targets: targets, range: max(0, split - 8192)..<split)
     for i in scores.indices { scores[i] += raise[i % units] }
     var router = network.folded()
     for unit in 0..<units { router.bias[unit] += raise[unit] }
+    if let failure = samples.ops.failure { throw failure }
     return Trained(
       router: router, scores: scores, labels: Array(samples.deviations[(split * units)...]), r2: r2)
   }
 
   /// The paper's router: linear, binary cross-entropy on the top `int(labelDensity * units)` units by norm, weight 1
   /// for positives and the fraction of positives for negatives (Polar Sparsity, appendix C), best recall kept.
-  public func trainNorm(_ samples: LayerSamples, seed: UInt64) -> Trained {
+  ///
+  /// - Throws: ``PolarError/outOfMemory(what:bytes:)``, or what the device that trains reports.
+  public func trainNorm(_ samples: LayerSamples, seed: UInt64) throws(PolarError) -> Trained {
     let split = split(samples)
     let heldOut = split..<samples.count
     let units = samples.units
     let positives = max(1, Int(options.labelDensity * Double(units)))
     let labels = Self.topLabels(samples.norms, units: units, count: positives)
-    let data = TrainingData(samples, range: 0..<split)
+    let data = try TrainingData(samples, tokens: split)
     var network = RouterNetwork(data: data, units: units, hidden: 0, looksLocally: false)
     var best = network
     var bestRecall = -1.0
-    let negativeWeight = Float(positives) / Float(units)
-    network.descend(
-      tokens: split, epochs: options.normEpochs, batch: options.batch, rate: options.normRate,
+    try network.descend(
+      .crossEntropy(labels: labels, negativeWeight: Float(positives) / Float(units)), tokens: split,
+      epochs: options.normEpochs, batch: options.batch, rate: options.normRate,
       linearRate: options.normRate, seed: seed
-    ) { index, unit, score in
-      let label = labels[index * units + unit]
-      let probability = 1 / (1 + Math.exp(-score))
-      return (probability - label) * (label > 0 ? 1 : negativeWeight)
-    } epochEnded: { network in
+    ) { network throws(PolarError) in
       let recall = ThresholdSearch.recall(
-        scores: network.scores(heldOut), labels: samples.norms[(split * units)...], units: units,
+        scores: try network.scores(heldOut), labels: samples.norms[(split * units)...], units: units,
         count: positives)
       if recall > bestRecall {
         bestRecall = recall
@@ -125,27 +127,25 @@ public struct RouterTrainer: Sendable {
       }
       return true
     }
+    let scores = try best.scores(heldOut)
+    if let failure = samples.ops.failure { throw failure }
     return Trained(
-      router: best.folded(), scores: best.scores(heldOut),
-      labels: Array(samples.norms[(split * units)...]), r2: 0)
+      router: best.folded(), scores: scores, labels: Array(samples.norms[(split * units)...]), r2: 0)
   }
 
   /// Trains all parameters by mean squared error; leaves the best held-out state in `network`.
   private func train(
     _ network: inout RouterNetwork, targets: [Float], split: Int, seed: UInt64
-  ) -> Double {
-    let units = network.units
-    let heldOut = split..<targets.count / units
+  ) throws(PolarError) -> Double {
+    let heldOut = split..<targets.count / network.units
     var best = network
     var bestError = Double.infinity
     var worse = 0
-    network.descend(
-      tokens: split, epochs: options.epochs, batch: options.batch, rate: options.rate,
-      linearRate: options.rate * 0.1, seed: seed
-    ) { index, unit, score in
-      score - targets[index * units + unit]
-    } epochEnded: { network in
-      let error = network.error(targets: targets, range: heldOut)
+    try network.descend(
+      .squaredError(targets: targets), tokens: split, epochs: options.epochs, batch: options.batch,
+      rate: options.rate, linearRate: options.rate * 0.1, seed: seed
+    ) { network throws(PolarError) in
+      let error = try network.error(targets: targets, range: heldOut)
       if error < bestError {
         bestError = error
         best = network
@@ -162,9 +162,9 @@ public struct RouterTrainer: Sendable {
   /// `log sqrt(mean(exp(2 (target - score))))` of each unit.
   private func secondMomentShift(
     _ network: RouterNetwork, targets: [Float], range: Range<Int>
-  ) -> [Float] {
+  ) throws(PolarError) -> [Float] {
     let units = network.units
-    let scores = network.scores(range)
+    let scores = try network.scores(range)
     var sums = [Double](repeating: 0, count: units)
     for (i, score) in scores.enumerated() {
       let residual = Double(targets[range.lowerBound * units + i] - score)
@@ -196,11 +196,13 @@ public struct RouterTrainer: Sendable {
     return total / Double(units)
   }
 
-  /// 1 for the `count` largest values of every row, else 0; ties go to the lower index.
-  static func topLabels(_ values: [Float], units: Int, count: Int) -> [Float] {
-    var labels = [Float](repeating: 0, count: values.count)
+  /// A bit for each of the `count` largest values of every row; ties go to the lower index.
+  static func topLabels(_ values: [Float], units: Int, count: Int) -> ActivationBits {
+    var labels = ActivationBits(neurons: units, capacity: values.count / units)
     for row in stride(from: 0, to: values.count, by: units) {
-      for unit in ThresholdSearch.largest(count, of: values[row..<row + units]) { labels[row + unit] = 1 }
+      var isLargest = [Float](repeating: 0, count: units)
+      for unit in ThresholdSearch.largest(count, of: values[row..<row + units]) { isLargest[unit] = 1 }
+      labels.append(isLargest)
     }
     return labels
   }

@@ -175,6 +175,8 @@ public protocol Backend: AnyObject, Sendable {
   func record(_ body: () -> Void) -> (any RecordedWork)?
   /// Chooses tokens where the logits are; nil on a backend whose logits the host can read at once.
   var tokenDrawing: (any TokenDrawing)? { get }
+  /// What calibration does on the device; nil on a backend whose addresses are the host's pointers: there the host does it.
+  var training: (any TrainingOps)? { get }
   /// The first error of the device that an op could not report; from then on results mean nothing. Nil while all is well.
   var failure: PolarError? { get }
 }
@@ -208,6 +210,9 @@ extension Backend {
 
   /// The host chooses.
   public var tokenDrawing: (any TokenDrawing)? { nil }
+
+  /// The host calibrates.
+  public var training: (any TrainingOps)? { nil }
 
   /// Memory is the device's own by default.
   public func hostPointer(_ address: Address) -> UnsafeRawPointer? { nil }

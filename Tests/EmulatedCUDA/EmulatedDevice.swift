@@ -32,6 +32,8 @@ package final class EmulatedDevice: KernelDevice {
   }
 
   private let state: Mutex<State>
+  /// A fault that is planted in the kernels of training.
+  private let mutation: String?
   package let multiprocessors: Int
   package var name: String { "cuda-emulated" }
   package var failure: PolarError? { state.withLock { $0.failure } }
@@ -41,9 +43,11 @@ package final class EmulatedDevice: KernelDevice {
   /// Recordings made and replayed so far.
   package var recordings: (made: Int, replayed: Int) { state.withLock { ($0.recordings, $0.replays) } }
 
-  /// A machine of a few multiprocessors. The seed decides in which order the threads of a block run.
-  package init(multiprocessors: Int = 3, seed: UInt64 = 1) {
+  /// A machine of a few multiprocessors. The seed decides in which order the threads of a block run; `mutation` is a fault
+  /// planted in the kernels of training.
+  package init(multiprocessors: Int = 3, seed: UInt64 = 1, mutation: String? = nil) {
     self.multiprocessors = multiprocessors
+    self.mutation = mutation
     state = Mutex(State(seed: seed))
   }
 
@@ -149,7 +153,13 @@ package final class EmulatedDevice: KernelDevice {
         emulated.args = arguments.baseAddress
         emulated.args_bytes = UInt(arguments.count)
         emulated.seed = seed
-        return polar_emulator_launch(&emulated, &message, UInt(message.count))
+        guard let mutation, launch.kernel.isForTraining else {
+          return polar_emulator_launch(&emulated, &message, UInt(message.count))
+        }
+        return mutation.withCString { fault in
+          emulated.mutation = fault
+          return polar_emulator_launch(&emulated, &message, UInt(message.count))
+        }
       }
     }
     guard result != 0 else { return }

@@ -187,6 +187,13 @@ DEVI float fast_exp2(float x) { return exp2f(x); }
 DEVI u32 float_bits(float x) { return emulated::bits_as<u32>(x); }
 DEVI float bits_float(u32 x) { return emulated::bits_as<float>(x); }
 
+DEVI u32 lanes_where(bool value) {
+  const u8 mine = value ? 1 : 0;
+  const auto &exchange = emulated::machine->meet("vote", &mine, 1, emulated::nothing);
+  u32 lanes = 0;
+  for (int lane = 0; lane < 32; lane++) lanes |= u32(exchange.lanes[lane][0]) << lane;
+  return lanes;
+}
 DEVI float lane_xor(float value, int mask) { return emulated::lane_value("shfl.xor", value, emulated::xor_source, mask); }
 DEVI int lane_xor(int value, int mask) { return emulated::lane_value("shfl.xor", value, emulated::xor_source, mask); }
 DEVI u64 lane_xor(u64 value, int mask) { return emulated::lane_value("shfl.xor", value, emulated::xor_source, mask); }

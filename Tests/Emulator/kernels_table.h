@@ -3,6 +3,7 @@
 #include "../../Sources/CPolarCUDA/kernels/linear.cu"
 #include "../../Sources/CPolarCUDA/kernels/selective.cu"
 #include "../../Sources/CPolarCUDA/kernels/routing.cu"
+#include "../../Sources/CPolarCUDA/kernels/training.cu"
 
 #define POLAR_ENTRY(file, name, args) POLAR_ENTRY_##file(name, args)
 #define POLAR_ENTRY_attention(name, args)
@@ -10,6 +11,7 @@
 #define POLAR_ENTRY_linear(name, args) POLAR_EMULATED(0, name, args)
 #define POLAR_ENTRY_selective(name, args) POLAR_EMULATED(0, name, args)
 #define POLAR_ENTRY_routing(name, args) POLAR_EMULATED(0, name, args)
+#define POLAR_ENTRY_training(name, args) POLAR_EMULATED(0, name, args)
 constexpr emulator::Kernel table[] = {POLAR_CUDA_KERNELS(POLAR_ENTRY)};
 const emulator::Registration registration(table);
 #undef POLAR_ENTRY

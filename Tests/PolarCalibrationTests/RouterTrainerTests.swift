@@ -7,12 +7,12 @@ import Testing
 private func planted(
   tokens: Int, inputs: Int, units: Int, seed: UInt64, noise: Float = 0.05,
   rule: (_ projections: [Float]) -> [Float]
-) -> LayerSamples {
+) throws -> LayerSamples {
   var generator = SplitMix64(seed: seed)
   /// Roughly normal: the sum of twelve uniforms.
   func normal() -> Float { (0..<12).reduce(Float(-6)) { sum, _ in sum + generator.unitFloat() } }
   let directions = (0..<units * inputs).map { _ in normal() / Float(inputs).squareRoot() }
-  var samples = LayerSamples(inputs: inputs, units: units, capacity: tokens)
+  var samples = try LayerSamples(inputs: inputs, units: units, capacity: tokens)
   for _ in 0..<tokens {
     // Inputs with an offset and unequal scales, as after a norm with weights.
     let z = (0..<inputs).map { _ in normal() }
@@ -50,9 +50,9 @@ private func options(hidden: Int, epochs: Int = 12) -> RouterTrainer.Options {
 }
 
 @Suite struct RouterTrainerTests {
-  @Test func recoversALinearRule() {
-    let samples = planted(tokens: 1500, inputs: 20, units: 5, seed: 3) { $0 }
-    let trained = RouterTrainer(options: options(hidden: 0)).trainDeviation(samples, seed: 1)
+  @Test func recoversALinearRule() throws {
+    let samples = try planted(tokens: 1500, inputs: 20, units: 5, seed: 3) { $0 }
+    let trained = try RouterTrainer(options: options(hidden: 0)).trainDeviation(samples, seed: 1)
     #expect(trained.r2 > 0.95)
     #expect(trained.router.hiddenUnits == 0)
     #expect(
@@ -60,21 +60,21 @@ private func options(hidden: Int, epochs: Int = 12) -> RouterTrainer.Options {
         > 0.9)
   }
 
-  @Test func aHiddenLayerIsKeptOnlyWhereItPays() {
-    let bent = planted(tokens: 2000, inputs: 8, units: 3, seed: 4) { $0.map { 2 * abs($0) } }
-    let linear = RouterTrainer(options: options(hidden: 0)).trainDeviation(bent, seed: 1)
-    let wide = RouterTrainer(options: options(hidden: 16, epochs: 30)).trainDeviation(bent, seed: 1)
+  @Test func aHiddenLayerIsKeptOnlyWhereItPays() throws {
+    let bent = try planted(tokens: 2000, inputs: 8, units: 3, seed: 4) { $0.map { 2 * abs($0) } }
+    let linear = try RouterTrainer(options: options(hidden: 0)).trainDeviation(bent, seed: 1)
+    let wide = try RouterTrainer(options: options(hidden: 16, epochs: 30)).trainDeviation(bent, seed: 1)
     #expect(linear.r2 < 0.3)
     #expect(wide.r2 > 0.8)
     #expect(wide.router.hiddenUnits == 16)
-    let straight = planted(tokens: 1200, inputs: 8, units: 3, seed: 5) { $0 }
-    let kept = RouterTrainer(options: options(hidden: 16, epochs: 3)).trainDeviation(straight, seed: 1)
+    let straight = try planted(tokens: 1200, inputs: 8, units: 3, seed: 5) { $0 }
+    let kept = try RouterTrainer(options: options(hidden: 16, epochs: 3)).trainDeviation(straight, seed: 1)
     #expect(kept.router.hiddenUnits == 0)
   }
 
-  @Test func foldedWeightsScoreLikeTraining() {
-    let samples = planted(tokens: 800, inputs: 8, units: 3, seed: 6) { $0.map { 2 * abs($0) } }
-    let trained = RouterTrainer(options: options(hidden: 8)).trainDeviation(samples, seed: 2)
+  @Test func foldedWeightsScoreLikeTraining() throws {
+    let samples = try planted(tokens: 800, inputs: 8, units: 3, seed: 6) { $0.map { 2 * abs($0) } }
+    let trained = try RouterTrainer(options: options(hidden: 8)).trainDeviation(samples, seed: 2)
     var generator = SplitMix64(seed: 1)
     let other = (0..<8).map { _ in generator.unitFloat() }
     let scores = other.withUnsafeBufferPointer { trained.router.scores(of: $0) }
@@ -83,21 +83,24 @@ private func options(hidden: Int, epochs: Int = 12) -> RouterTrainer.Options {
     #expect(trained.scores.count == trained.labels.count)
   }
 
-  @Test func crossEntropyRecallsAPlantedTopHalf() {
-    let samples = planted(tokens: 1500, inputs: 20, units: 6, seed: 7) { $0 }
-    let trained = RouterTrainer(options: options(hidden: 0)).trainNorm(samples, seed: 1)
+  @Test func crossEntropyRecallsAPlantedTopHalf() throws {
+    let samples = try planted(tokens: 1500, inputs: 20, units: 6, seed: 7) { $0 }
+    let trained = try RouterTrainer(options: options(hidden: 0)).trainNorm(samples, seed: 1)
     let recall = ThresholdSearch.recall(
       scores: trained.scores, labels: trained.labels[...], units: 6, count: 3)
     #expect(recall > 0.9)
   }
 
-  @Test func sameSeedSameWeights() {
-    let samples = planted(tokens: 400, inputs: 8, units: 3, seed: 8) { $0.map { 2 * abs($0) } }
+  @Test func sameSeedSameWeights() throws {
+    let samples = try planted(tokens: 400, inputs: 8, units: 3, seed: 8) { $0.map { 2 * abs($0) } }
     let trainer = RouterTrainer(options: options(hidden: 8, epochs: 4))
-    let (a, b) = (trainer.trainDeviation(samples, seed: 5), trainer.trainDeviation(samples, seed: 5))
+    let (a, b) = (
+      try trainer.trainDeviation(samples, seed: 5), try trainer.trainDeviation(samples, seed: 5)
+    )
     #expect(a.router == b.router)
-    #expect(trainer.trainNorm(samples, seed: 5).router == trainer.trainNorm(samples, seed: 5).router)
-    #expect(trainer.trainDeviation(samples, seed: 6).router != a.router)
+    #expect(
+      try trainer.trainNorm(samples, seed: 5).router == trainer.trainNorm(samples, seed: 5).router)
+    #expect(try trainer.trainDeviation(samples, seed: 6).router != a.router)
   }
 
   @Test func thresholdsSelectTheWantedDensity() {

@@ -15,7 +15,7 @@ import sysconfig
 import tempfile
 
 KERNELS = "Sources/CPolarCUDA/kernels"
-HEADER = "Sources/CPolarCUDA/include/polar_cuda_kernels.h"
+HEADERS = ["Sources/CPolarCUDA/include/polar_cuda_" + part + ".h" for part in ("kernels", "attention", "training")]
 ARCHITECTURES = ["sm_80", "sm_90a", "sm_100", "sm_120"]
 HEAD_DIMS = [64, 80, 96, 128, 256]
 # As Sources/PolarCUDA/NVRTC.swift compiles them.
@@ -32,6 +32,9 @@ BUDGETS = [
     (r"polar_linear_(8|16)|polar_selective_\w+_(8|16)", None, 96),  # 5: shared memory holds no more
     (r"polar_linear_(32|64)|polar_selective_\w+_(32|64)", None, 128),  # 4
     (r"polar_attention_plan|polar_list_\w+|polar_argmax|polar_sample", None, 64),  # 1 block of 1024 threads
+    (r"polar_ridge_update", None, 80),  # 3 blocks of 256 threads: 16 sums in double precision
+    (r"polar_(turns|store_rows|pack_active|gather_scaled|transpose\w*|adamw)", None, 32),  # 8: they wait for memory
+    (r"polar_(\w+_slopes|add_bias|mask_inactive|ridge_begin)", None, 32),
     (r".*", None, 64),
 ]
 
@@ -67,10 +70,11 @@ def read(path):
 
 
 def kernel_list():
-    """Entry points by source file, from the header's list."""
+    """Entry points by source file, from the headers' lists."""
     files = {}
-    for file, kernel in re.findall(r"X\((\w+), (polar_\w+), \w+\)", read(HEADER).decode()):
-        files.setdefault(file, []).append(kernel)
+    for header in HEADERS:
+        for file, kernel in re.findall(r"X\((\w+), (polar_\w+), \w+\)", read(header).decode()):
+            files.setdefault(file, []).append(kernel)
     return files
 
 
@@ -78,7 +82,7 @@ def compile_unit(unit):
     """Returns (cubin, log), or (None, log) when it does not compile."""
     file, arch, defines = unit
     nvrtc = load_nvrtc()
-    headers = sorted(glob.glob(KERNELS + "/*.cuh")) + [HEADER]
+    headers = sorted(glob.glob(KERNELS + "/*.cuh")) + HEADERS
     names = (ctypes.c_char_p * len(headers))(*[os.path.basename(path).encode() for path in headers])
     texts = (ctypes.c_char_p * len(headers))(*[read(path) for path in headers])
     program = ctypes.c_void_p()

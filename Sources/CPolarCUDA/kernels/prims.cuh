@@ -102,6 +102,8 @@ DEVI float bits_float(u32 x) { return __uint_as_float(x); }
 DEVI float lane_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 DEVI int lane_xor(int value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 DEVI u64 lane_xor(u64 value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+/// Bit i is set where lane i says so.
+DEVI u32 lanes_where(bool value) { return __ballot_sync(0xffffffffu, value); }
 /// The value of the lane `distance` below; the own one where there is none.
 DEVI int lane_up(int value, int distance) { return __shfl_up_sync(0xffffffffu, value, distance); }
 DEVI u64 lane_up(u64 value, int distance) { return __shfl_up_sync(0xffffffffu, value, distance); }

@@ -35,6 +35,11 @@ struct CalibrateCommand: ParsableCommand {
   var recentPages = 4
   @Flag(help: "Routers see the block input alone: steps are a little faster, choices less faithful.")
   var plainRouters = false
+  @Option(help: "Gigabytes of this machine's memory that recorded samples may take.")
+  var memory = 3.0
+  @Option(
+    help: "Gigabytes of a GPU's memory that recorded samples may take; half of what is free if not given.")
+  var deviceMemory: Double?
   @Option(help: "Seed of the training.")
   var seed: UInt64 = 1
 
@@ -42,6 +47,11 @@ struct CalibrateCommand: ParsableCommand {
     guard !text.isEmpty else { throw ValidationError("--text needs at least one file") }
     guard (1...1_000_000_000).contains(tokens) else {
       throw ValidationError("--tokens: must be at least 1, is \(tokens)")
+    }
+    for (name, value) in [("--memory", memory), ("--device-memory", deviceMemory ?? 1)] {
+      guard (0.001...1_000_000).contains(value) else {
+        throw ValidationError("\(name): must be between 0.001 and 1000000, is \(value)")
+      }
     }
     guard (1...64).contains(recentPages) else {
       throw ValidationError("--recent-pages: must be between 1 and 64, is \(recentPages)")
@@ -70,6 +80,8 @@ struct CalibrateCommand: ParsableCommand {
     var options = Calibrator.Options()
     options.tokens = tokens
     options.recentPages = recentPages
+    options.memoryLimit = Int(memory * 1e9)
+    options.deviceMemoryLimit = deviceMemory.map { Int($0 * 1e9) }
     options.trainer.seed = seed
     // No gain is infinite, so local features are never taken.
     if plainRouters { options.trainer.localGain = .infinity }
@@ -77,8 +89,8 @@ struct CalibrateCommand: ParsableCommand {
     let start = ContinuousClock.now
     let printer = LockedProgress()
     let result = try Calibrator(options: options).run(
-      model: loaded.model, fingerprint: loaded.fingerprint, text: ids, heldOut: held, on: backend
-    ) { progress in printer.report(progress) }
+      model: loaded.model, fingerprint: loaded.fingerprint, text: ids, heldOut: held, on: backend,
+      progress: { printer.report($0) }, planned: { print($0.summary) })
     try result.profile.write(to: output)
     let report = QualityReport(
       result.profile, statistics: result.statistics, title: model.url.lastPathComponent)

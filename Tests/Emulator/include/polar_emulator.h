@@ -34,8 +34,8 @@ typedef struct {
 /// Runs a launch to its end. Returns 0, or 1 with the reason in `message` (at most `capacity` bytes with the final 0).
 int polar_emulator_launch(const PolarEmulatorLaunch *launch, char *message, unsigned long capacity);
 
-/// The name of planted fault number `index`, from 0; NULL behind the last.
-const char *polar_emulator_mutation(int index);
+/// The name of planted fault number `index`, from 0, of the files that plant one in `kernel`; NULL behind the last.
+const char *polar_emulator_mutation(const char *kernel, int index);
 
 #ifdef __cplusplus
 }
