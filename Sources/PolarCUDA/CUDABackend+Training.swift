@@ -11,8 +11,8 @@ extension CUDABackend {
 }
 
 extension CUDABackend: TrainingOps {
-  // The GPU is busy with one layer; a second one fills the gaps in which the host reads a result.
-  public var concurrentLayers: Int { 2 }
+  // The GPU is busy with one layer while the host draws, folds and judges the weights of others.
+  public var concurrentLayers: Int { 4 }
   public var hasOwnMemory: Bool { true }
 
   public func prepareTraining() throws(PolarError) {

@@ -6,7 +6,8 @@ public struct ActivationBits: Sendable, Equatable {
   public let neurons: Int
   /// Tokens recorded.
   public private(set) var count = 0
-  /// 64-bit words of a token: bit `n % 64` of word `n / 64` is neuron `n`.
+  /// 64-bit words of a token: bit `n % 64` of word `n / 64` is neuron `n`, as in bytes on every machine that Polar runs on
+  /// (little-endian).
   let wordsPerToken: Int
   private(set) var words: [UInt64] = []
 
@@ -43,8 +44,10 @@ public struct ActivationBits: Sendable, Equatable {
   /// Appends tokens as ``PolarCore/TrainingOps/packActive(_:_:rows:)`` packs them, ``bytesPerToken(neurons:)`` bytes each.
   mutating func append(packed bytes: UnsafeRawBufferPointer) {
     precondition(bytes.count % (wordsPerToken * 8) == 0, "not whole tokens")
-    for offset in stride(from: 0, to: bytes.count, by: 8) {
-      words.append(UInt64(littleEndian: bytes.loadUnaligned(fromByteOffset: offset, as: UInt64.self)))
+    let start = words.count
+    words.append(contentsOf: repeatElement(0, count: bytes.count / 8))
+    words.withUnsafeMutableBytes {
+      UnsafeMutableRawBufferPointer(rebasing: $0[(start * 8)...]).copyMemory(from: bytes)
     }
     count += bytes.count / (wordsPerToken * 8)
   }
@@ -53,6 +56,9 @@ public struct ActivationBits: Sendable, Equatable {
   public subscript(token: Int, neuron: Int) -> Bool {
     words[token * wordsPerToken + neuron / 64] >> UInt64(neuron % 64) & 1 == 1
   }
+
+  /// Neurons that fired on each of the first `tokens` tokens.
+  func activeCounts(tokens: Int) -> [Int32] { (0..<tokens).map { Int32(activeCount($0)) } }
 
   /// Neurons that fired on a token.
   public func activeCount(_ token: Int) -> Int {
@@ -76,7 +82,7 @@ public struct ActivationBits: Sendable, Equatable {
   /// The bits of tokens `0 ..< tokens` where routers are trained: u8 `[tokens, bytes]`.
   func copy(tokens: Int, on ops: any TrainingOps) throws(PolarError) -> OwnedTensor {
     let copy = try OwnedTensor(rows: tokens, columns: wordsPerToken * 8, dtype: .u8, on: ops)
-    copy.write(Array(words[..<(tokens * wordsPerToken)].lazy.map(\.littleEndian)))
+    copy.write(words[..<(tokens * wordsPerToken)])
     return copy
   }
 }

@@ -140,6 +140,8 @@ public final class ActivationRecorder: ForwardTap {
       headDeviations, attention: output, fallback: local, gram: gram[layer], residual: context.residual)
     backend.headNorms(pass.deviations(layer), attention: headDeviations)
     backend.headNorms(pass.norms(layer), attention: output)
+    backend.selectTopK(
+      pass.largest(layer), scores: pass.norms(layer), k: (units.count + 1) / 2, headsPerUnit: 1)
     let projection = projections[layer]
     backend.linear(projected, output, weight: projection.weight, bias: projection.bias)
     ops.turns(pass.turns(layer), context.residual, projected)
@@ -209,11 +211,12 @@ public final class ActivationRecorder: ForwardTap {
         deviationSums[layer * count + unit] += Double(deviations[deviations.startIndex + row * count + unit])
         normSums[layer * count + unit] += Double(norms[norms.startIndex + row * count + unit])
       }
-      let ofRow = norms.dropFirst(row * count).prefix(count)
-      for unit in ThresholdSearch.largest((count + 1) / 2, of: ofRow) {
-        largestCounts[layer * count + unit] += 1
-      }
       importanceSums[layer] += Double(turns[turns.startIndex + row])
+    }
+    pass.withLargest(layer) { mask in
+      for row in eligibleRows.lazy.map(Int.init) {
+        for unit in 0..<count { largestCounts[layer * count + unit] += Int(mask[row * count + unit]) }
+      }
     }
     for (i, sum) in pass.values(pass.sums(layer)).enumerated() {
       outputSums[layer * width + i] += Double(sum)

@@ -40,8 +40,9 @@ struct NeuronRouterNetwork: Sendable {
   ) throws(PolarError) {
     var pass = try Pass(self, activations: activations, tokens: tokens, batch: batch)
     let steps = Minibatches(tokens: tokens, epochs: epochs, batch: batch, rate: rate, seed: seed)
+    let counts = activations.activeCounts(tokens: tokens)
     try steps.forEach(on: data.ops) { step in
-      let active = step.tokens.reduce(0) { $0 + activations.activeCount(Int($1)) }
+      let active = step.tokens.reduce(0) { $0 + Int(counts[Int($1)]) }
       pass.descend(
         step, negativeWeight: Float(active) / Float(step.tokens.count * neurons) + offset, data: data,
         neurons: neurons)

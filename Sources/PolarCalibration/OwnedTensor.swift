@@ -21,11 +21,14 @@ struct OwnedTensor: Sendable {
   }
 
   /// Replaces the first values.
-  func write<Value: BitwiseCopyable>(_ values: [Value]) {
+  func write<Value: BitwiseCopyable>(_ values: ArraySlice<Value>) {
     precondition(
       values.count * MemoryLayout<Value>.stride <= memory.byteCount, "more values than there is room for")
     values.withUnsafeBytes { ops.upload($0, to: tensor.address) }
   }
+
+  /// Replaces the first values.
+  func write<Value: BitwiseCopyable>(_ values: [Value]) { write(values[...]) }
 
   /// All values, once earlier work is done.
   func read() -> [Float] { read(rows: tensor.rows) }

@@ -10,7 +10,8 @@ final class RecordedPass {
   private let outputs: Int
   /// Bytes of the packed activations of a token.
   private let packedBytes: Int
-  /// Floats of a layer: turns `[rows]`, deviations and norms `[rows, units]`, sums `[outputs]`; all of whole 64 bytes.
+  /// Floats of a layer: turns `[rows]`, deviations and norms `[rows, units]`, sums `[outputs]`, and the bytes of a mask
+  /// `[rows, units]`; all of whole 64 bytes.
   private let layerFloats: Int
   private let layers: Int
   /// The place of a layer among those whose activations are recorded.
@@ -33,7 +34,9 @@ final class RecordedPass {
     self.outputs = outputs
     packedBytes = ActivationBits.bytesPerToken(neurons: neurons)
     layers = recordsNeurons.count
-    layerFloats = Self.padded(rows) + 2 * Self.padded(rows * units) + Self.padded(outputs)
+    layerFloats =
+      Self.padded(rows) + 2 * Self.padded(rows * units) + Self.padded(outputs)
+      + Self.padded((rows * units + 3) / 4)
     var places = 0
     packedPlaces = recordsNeurons.map { records in
       defer { places += records ? 1 : 0 }
@@ -86,6 +89,13 @@ final class RecordedPass {
     Tensor(
       place(layer, Self.padded(maximumRows) + 2 * Self.padded(maximumRows * units)), columns: outputs)
   }
+  /// u8 `[rows, units]`.
+  func largest(_ layer: Int) -> Tensor {
+    Tensor(
+      place(
+        layer, Self.padded(maximumRows) + 2 * Self.padded(maximumRows * units) + Self.padded(outputs)),
+      rows: rows, columns: units, dtype: .u8)
+  }
   /// u8 `[kept rows, bytes]`; nil where activations are not recorded.
   func packed(_ layer: Int) -> Tensor? {
     packedPlaces[layer].map { place in
@@ -117,6 +127,13 @@ final class RecordedPass {
   func values(_ tensor: Tensor) -> ArraySlice<Float> {
     let start = Int(tensor.address.bits - memory.base.bits) / 4
     return floats[start..<start + tensor.count]
+  }
+
+  /// Calls `body` with a layer's mask as it was at ``end()``.
+  func withLargest(_ layer: Int, _ body: (UnsafeRawBufferPointer) -> Void) {
+    let tensor = largest(layer)
+    let start = Int(tensor.address.bits - memory.base.bits)
+    floats.withUnsafeBytes { body(UnsafeRawBufferPointer(rebasing: $0[start..<start + tensor.count])) }
   }
 
   /// The packed activations of a layer's kept rows as they were at ``end()``.

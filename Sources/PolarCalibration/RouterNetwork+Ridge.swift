@@ -58,7 +58,7 @@ extension RouterNetwork {
           centred[row * paddedUnits + unit] = targets[(start + row) * units + unit] - means[unit]
         }
       }
-      y.write(Array(centred[..<(count * paddedUnits)]))
+      y.write(centred[..<(count * paddedUnits)])
       data.gather(x.rows(count).columns(0..<inputs), rows: data.list(start..<start + count))
       ops.multiply(gram.tensor, .transposed(x.rows(count)), .plain(x.rows(count)), adding: start > 0)
       ops.multiply(cross.tensor, .transposed(x.rows(count)), .plain(y.rows(count)), adding: start > 0)

@@ -20,9 +20,31 @@ public final class OutputGram: Sendable {
     for (layer, projection) in projections.enumerated() {
       var weight = [Float](repeating: 0, count: projection.outputs * projection.inputs)
       weight.withUnsafeMutableBufferPointer { backend.unpackRows(projection, firstRow: 0, into: $0) }
+      if let ops = backend.training {
+        try multiply(weight, outputs: projection.outputs, into: self[layer], on: ops)
+        continue
+      }
       let gram = Self.gram(weight, outputs: projection.outputs, heads: heads, headDim: headDim)
       gram.withUnsafeBytes { backend.upload($0, to: memory.base.advanced(by: layer * layerBytes)) }
     }
+  }
+
+  /// The same on a device. Weights that bf16 can hold are multiplied exactly.
+  private func multiply(
+    _ weight: [Float], outputs: Int, into gram: Tensor, on ops: any TrainingOps
+  ) throws(PolarError) {
+    try ops.prepareTraining()
+    let copy = try ops.allocate(byteCount: weight.count * 4)
+    weight.withUnsafeBytes { ops.upload($0, to: copy.base) }
+    let rows = Tensor(copy.base, rows: outputs, columns: heads * headDim)
+    for head in 0..<heads {
+      let own = rows.columns(head * headDim..<(head + 1) * headDim)  // [outputs, headDim]
+      ops.multiply(
+        gram.rows(head * headDim..<(head + 1) * headDim), .transposed(own), .plain(own), adding: false)
+    }
+    // The copy may go only when it is no longer in use.
+    var last: Float = 0
+    withUnsafeMutableBytes(of: &last) { ops.download(gram.address, into: $0) }
   }
 
   /// The Gram matrices of one layer: f32 `[heads * headDim, headDim]`.

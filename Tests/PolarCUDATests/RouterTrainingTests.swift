@@ -55,7 +55,7 @@ import Testing
   @Test func neuronRoutersAreTheHosts() throws {
     let (host, device, backend) = try sides(tokens: 600)
     var options = NeuronRouterTrainer.Options()
-    (options.rank, options.epochs, options.batch, options.rate) = (8, 6, 64, 2e-2)
+    (options.rank, options.epochs, options.batch, options.rate) = (8, 16, 64, 3e-2)
     options.heldOut = 0.25
     let bits = try #require(host.activations)
     #expect(device.activations == bits)
@@ -133,7 +133,8 @@ import Testing
     change(&options)
     var plan: RecordingPlan?
     let result = try Calibrator(options: options).run(
-      model: model, fingerprint: "f", text: text, heldOut: [], on: backend, planned: { plan = $0 })
+      model: model, fingerprint: "f", text: text, heldOut: options.curve.count > 0 ? Array(text[..<64]) : [],
+      on: backend, planned: { plan = $0 })
     return (result, try #require(plan))
   }
 
@@ -170,6 +171,25 @@ import Testing
       #expect(a.layer == b.layer)
       #expect(abs(a.r2 - b.r2) < TrainingTolerance.quality, "\(a.r2) for \(b.r2)")
     }
+  }
+
+  @Test func aCalibrationMeasuresOnTheDevice() throws {
+    let backend = try CUDABackend(device: EmulatedDevice())
+    func measure(on backend: any Backend) throws -> CalibrationResult {
+      try calibrate(on: backend) { options in
+        (options.tokens, options.heldOutWindows, options.prefix, options.steps) = (128, 1, 50, 3)
+        options.curve = QualityCurve()
+        (options.curve.densities, options.curve.policies) = ([0.5], [.routed])
+        options.neurons?.trainer.epochs = 1
+      }.result
+    }
+    let (want, got) = (try measure(on: CPUBackend(threads: 1)), try measure(on: backend))
+    #expect(backend.failure == nil)
+    #expect(got.profile.curve.count == want.profile.curve.count)
+    #expect(
+      abs(got.profile.densePerplexity - want.profile.densePerplexity) < 0.02 * want.profile.densePerplexity)
+    #expect(got.statistics.modes.map(\.policy) == want.statistics.modes.map(\.policy))
+    #expect(got.statistics.neuronCurve.allSatisfy { $0.perplexity.isFinite && $0.perplexity > 1 })
   }
 
   @Test func recordedInputsStayWithinTheDevicesMemory() throws {

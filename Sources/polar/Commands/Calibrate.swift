@@ -35,8 +35,11 @@ struct CalibrateCommand: ParsableCommand {
   var recentPages = 4
   @Flag(help: "Routers see the block input alone: steps are a little faster, choices less faithful.")
   var plainRouters = false
-  @Option(help: "Gigabytes of this machine's memory that recorded samples may take.")
-  var memory = 3.0
+  @Option(
+    help:
+      "Gigabytes of this machine's memory that recorded samples may take; an eighth of it, or 3, if not given."
+  )
+  var memory: Double?
   @Option(
     help: "Gigabytes of a GPU's memory that recorded samples may take; half of what is free if not given.")
   var deviceMemory: Double?
@@ -48,7 +51,7 @@ struct CalibrateCommand: ParsableCommand {
     guard (1...1_000_000_000).contains(tokens) else {
       throw ValidationError("--tokens: must be at least 1, is \(tokens)")
     }
-    for (name, value) in [("--memory", memory), ("--device-memory", deviceMemory ?? 1)] {
+    for (name, value) in [("--memory", memory ?? 1), ("--device-memory", deviceMemory ?? 1)] {
       guard (0.001...1_000_000).contains(value) else {
         throw ValidationError("\(name): must be between 0.001 and 1000000, is \(value)")
       }
@@ -80,7 +83,9 @@ struct CalibrateCommand: ParsableCommand {
     var options = Calibrator.Options()
     options.tokens = tokens
     options.recentPages = recentPages
-    options.memoryLimit = Int(memory * 1e9)
+    options.memoryLimit =
+      memory.map { Int($0 * 1e9) }
+      ?? max(options.memoryLimit, Int(clamping: ProcessInfo.processInfo.physicalMemory / 8))
     options.deviceMemoryLimit = deviceMemory.map { Int($0 * 1e9) }
     options.trainer.seed = seed
     // No gain is infinite, so local features are never taken.
