@@ -157,8 +157,8 @@ extension CUDABackend: TrainingOps {
       PolarSlopesArgs(
         x: scores.device, labels: bits.device, targets: 0, rows: rows.device,
         columns: Int32(scores.columns), units: Int32(units), x_stride: scores.stride,
-        labels_stride: bits.stride, targets_stride: 0, negative_weight: negativeWeight,
-        share: 1 / Float(scores.rows), reserved: 0), op: "crossEntropySlopes")
+        labels_stride: bits.stride, targets_stride: 0, negative_weight: negativeWeight),
+      op: "crossEntropySlopes")
   }
 
   public func squaredErrorSlopes(_ scores: Tensor, targets: Tensor, rows: Tensor) {
@@ -167,8 +167,7 @@ extension CUDABackend: TrainingOps {
       PolarSlopesArgs(
         x: scores.device, labels: 0, targets: targets.device, rows: rows.device,
         columns: Int32(scores.columns), units: Int32(targets.columns), x_stride: scores.stride,
-        labels_stride: 0, targets_stride: targets.stride, negative_weight: 0,
-        share: 1 / Float(scores.rows), reserved: 0), op: "squaredErrorSlopes")
+        labels_stride: 0, targets_stride: targets.stride, negative_weight: 0), op: "squaredErrorSlopes")
   }
 
   public func adamW(
@@ -179,7 +178,8 @@ extension CUDABackend: TrainingOps {
       PolarAdamWArgs(
         parameters: parameters.device, gradient: gradient.device, mean: mean.device, square: square.device,
         count: PolarAddress(parameters.count), beta1: update.beta1, beta2: update.beta2,
-        epsilon: update.epsilon, scale: update.scale, correction: update.correction, decay: update.decay),
+        epsilon: update.epsilon, gradient_scale: update.gradientScale, scale: update.scale,
+        correction: update.correction, decay: update.decay, reserved: 0),
       op: "adamW")
   }
 

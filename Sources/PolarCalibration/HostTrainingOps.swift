@@ -164,7 +164,6 @@ public final class HostTrainingOps: TrainingOps {
   public func crossEntropySlopes(
     _ scores: Tensor, bits: Tensor, rows: Tensor, units: Int, negativeWeight: Float
   ) {
-    let share = 1 / Float(scores.rows)
     let places = SIMD8<Int32>(0, 1, 2, 3, 4, 5, 6, 7)
     for (i, index) in rows.host(0, as: Int32.self).enumerated() {
       let (labels, slopes) = (bits.host(Int(index), as: UInt8.self), scores.host(i, as: Float.self))
@@ -174,22 +173,21 @@ public final class HostTrainingOps: TrainingOps {
         let label = SIMD8<Float>((SIMD8(repeating: Int32(labels[j >> 3])) &>> places) & 1)
         let weight = negativeWeight + (1 - negativeWeight) * label
         let score = at.loadUnaligned(as: SIMD8<Float>.self)
-        at.storeBytes(of: (Math.sigmoid(score) - label) * weight * share, as: SIMD8<Float>.self)
+        at.storeBytes(of: (Math.sigmoid(score) - label) * weight, as: SIMD8<Float>.self)
       }
       for j in whole..<slopes.count {
         let label: Float = labels[j >> 3] >> UInt8(j & 7) & 1 == 1 ? 1 : 0
         let sigmoid = Math.sigmoid(SIMD8(repeating: slopes[j]))[0]
-        slopes[j] = (sigmoid - label) * (label > 0 ? 1 : negativeWeight) * share
+        slopes[j] = (sigmoid - label) * (label > 0 ? 1 : negativeWeight)
       }
       for j in units..<max(units, slopes.count) { slopes[j] = 0 }
     }
   }
 
   public func squaredErrorSlopes(_ scores: Tensor, targets: Tensor, rows: Tensor) {
-    let share = 1 / Float(scores.rows)
     for (i, index) in rows.host(0, as: Int32.self).enumerated() {
       let (targets, slopes) = (targets.host(Int(index), as: Float.self), scores.host(i, as: Float.self))
-      for j in 0..<targets.count { slopes[j] = (slopes[j] - targets[j]) * share }
+      for j in 0..<targets.count { slopes[j] -= targets[j] }
       for j in targets.count..<max(targets.count, slopes.count) { slopes[j] = 0 }
     }
   }
@@ -202,8 +200,9 @@ public final class HostTrainingOps: TrainingOps {
     let (b1, b2, epsilon) = (update.beta1, update.beta2, update.epsilon)
     let (scale, correction, decay) = (update.scale, update.correction, update.decay)
     for i in 0..<parameters.count {
-      m[i] = b1 * m[i] + (1 - b1) * g[i]
-      v[i] = b2 * v[i] + (1 - b2) * g[i] * g[i]
+      let gradient = g[i] * update.gradientScale
+      m[i] = b1 * m[i] + (1 - b1) * gradient
+      v[i] = b2 * v[i] + (1 - b2) * gradient * gradient
       p[i] = p[i] * decay - scale * m[i] / ((v[i] * correction).squareRoot() + epsilon)
     }
   }

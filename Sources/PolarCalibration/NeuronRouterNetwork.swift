@@ -89,8 +89,8 @@ struct NeuronRouterNetwork: Sendable {
       ops.multiply(up.gradient.tensor, .transposed(z), .plain(slopes), adding: false)
       ops.multiply(back, .plain(slopes), .transposed(up.values.tensor), adding: false)
       ops.multiply(down.gradient.tensor, .transposed(x), .plain(back), adding: false)
-      down.update(rate: step.rate)
-      up.update(rate: step.rate)
+      down.update(rate: step.rate, batch: count)
+      up.update(rate: step.rate, batch: count)
     }
   }
 

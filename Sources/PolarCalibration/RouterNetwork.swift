@@ -216,8 +216,8 @@ struct RouterPass {
     ops.sumRows(bias.gradient.tensor, slopes, rows: nil)
     ops.multiply(weight.gradient.tensor, .transposed(x), .plain(slopes), adding: false)
     if hidden != nil { descendHidden(x: x, slopes: slopes, rate: step.rate, on: ops) }
-    weight.update(rate: step.rate * linearScale)
-    bias.update(rate: step.rate)
+    weight.update(rate: step.rate * linearScale, batch: count)
+    bias.update(rate: step.rate, batch: count)
   }
 
   private mutating func descendHidden(x: Tensor, slopes: Tensor, rate: Float, on ops: any TrainingOps) {
@@ -228,9 +228,9 @@ struct RouterPass {
     ops.maskInactive(back, values)
     ops.sumRows(hidden.bias.gradient.tensor, back, rows: nil)
     ops.multiply(hidden.weight.gradient.tensor, .transposed(x), .plain(back), adding: false)
-    hidden.weight.update(rate: rate)
-    hidden.bias.update(rate: rate)
-    hidden.second.update(rate: rate)
+    hidden.weight.update(rate: rate, batch: x.rows)
+    hidden.bias.update(rate: rate, batch: x.rows)
+    hidden.second.update(rate: rate, batch: x.rows)
     self.hidden = hidden
   }
 

@@ -107,11 +107,11 @@ struct Trainee {
     self.ops = ops
   }
 
-  /// One update at a learning rate.
-  mutating func update(rate: Float) {
+  /// One update at a learning rate; the gradient is a sum over `batch` tokens.
+  mutating func update(rate: Float, batch: Int) {
     step += 1
     ops.adamW(
       values.tensor, gradient: gradient.tensor, mean: mean.tensor, square: square.tensor,
-      update: AdamWUpdate(step: step, rate: rate))
+      update: AdamWUpdate(step: step, rate: rate, gradientScale: 1 / Float(batch)))
   }
 }

@@ -47,7 +47,7 @@ public protocol TrainingOps: AnyObject, Sendable {
   func addBias(_ x: Tensor, _ bias: Tensor, rectifying: Bool)
   /// `x[i, j] = 0` where `activations[i, j]` is not above 0: back through a ReLU.
   func maskInactive(_ x: Tensor, _ activations: Tensor)
-  /// Turns scores into the derivatives by them of the mean over rows of the weighted binary cross-entropy, in place.
+  /// Turns scores into the derivatives by them of the weighted binary cross-entropy, summed over rows, in place.
   /// Element (i, j) has the label `bits[rows[i]]`, bit j, weight 1 where that is 1, else `negativeWeight`. Columns from
   /// `units` on become 0. bits u8 as ``packActive(_:_:rows:)`` makes them.
   func crossEntropySlopes(_ scores: Tensor, bits: Tensor, rows: Tensor, units: Int, negativeWeight: Float)
@@ -69,7 +69,7 @@ public protocol TrainingOps: AnyObject, Sendable {
   case transposed(Tensor)
 }
 
-/// The numbers of one update by AdamW:
+/// The numbers of one update by AdamW, `g` being the gradient times ``gradientScale``:
 /// `m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; p = decay p - scale m / (sqrt(correction v) + epsilon)`.
 @frozen public struct AdamWUpdate: BitwiseCopyable, Sendable, Equatable {
   /// Decay of the first moment.
@@ -78,6 +78,8 @@ public protocol TrainingOps: AnyObject, Sendable {
   public var beta2: Float = 0.999
   /// What a zero second moment is divided by.
   public var epsilon: Float = 1e-8
+  /// What makes a mean over a batch of gradients that are sums over it. Sums keep their operands where 16 bits hold them.
+  public var gradientScale: Float
   /// Learning rate over `1 - beta1^t`.
   public var scale: Float
   /// `1 / (1 - beta2^t)`.
@@ -86,7 +88,8 @@ public protocol TrainingOps: AnyObject, Sendable {
   public var decay: Float
 
   /// The update of step `step`, from 1.
-  public init(step: Int, rate: Float, weightDecay: Float = 0.01) {
+  public init(step: Int, rate: Float, gradientScale: Float = 1, weightDecay: Float = 0.01) {
+    self.gradientScale = gradientScale
     var (power1, power2): (Float, Float) = (1, 1)
     for _ in 0..<min(step, 10_000) {
       power1 *= beta1

@@ -90,9 +90,9 @@ typedef struct {
 } PolarTransposeArgs;
 POLAR_CHECK_SIZE(PolarTransposeArgs, 32);
 
-/// polar_cross_entropy_slopes, in place: x[i, j] becomes (sigmoid(x) - label) * weight * share, label being bit j of labels
+/// polar_cross_entropy_slopes, in place: x[i, j] becomes (sigmoid(x) - label) * weight, label being bit j of labels
 /// [rows[i]], and weight 1 for label 1, else negative_weight; 0 from column `units` on.
-/// polar_squared_error_slopes: (x - targets[rows[i], j]) * share; 0 from column `units` on.
+/// polar_squared_error_slopes: x - targets[rows[i], j]; 0 from column `units` on.
 /// grid (ceil(columns / POLAR_FLAT_THREADS), count), block POLAR_FLAT_THREADS, shared 0.
 typedef struct {
   PolarAddress x;           ///< [count, columns]
@@ -101,10 +101,9 @@ typedef struct {
   PolarAddress rows;        ///< [count]
   int columns, units, x_stride;
   int labels_stride, targets_stride;
-  float negative_weight, share;
-  int reserved;
+  float negative_weight;
 } PolarSlopesArgs;
-POLAR_CHECK_SIZE(PolarSlopesArgs, 64);
+POLAR_CHECK_SIZE(PolarSlopesArgs, 56);
 
 /// polar_add_bias: x[i, j] += other[j], then max(0, _) with `rectify`. polar_mask_inactive: x[i, j] = 0 where other[i, j] is not
 /// above 0.
@@ -122,9 +121,10 @@ POLAR_CHECK_SIZE(PolarPairArgs, 32);
 typedef struct {
   PolarAddress parameters, gradient, mean, square; ///< [count]
   PolarAddress count;
-  float beta1, beta2, epsilon, scale, correction, decay;
+  float beta1, beta2, epsilon, gradient_scale, scale, correction, decay;
+  int reserved;
 } PolarAdamWArgs;
-POLAR_CHECK_SIZE(PolarAdamWArgs, 64);
+POLAR_CHECK_SIZE(PolarAdamWArgs, 72);
 
 /// Ridge regression: the Cholesky factorisation of gram + penalty I in double precision, with the right-hand sides as further
 /// rows below it, so that factorising solves half of the equations on the way.

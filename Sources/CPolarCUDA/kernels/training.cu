@@ -114,7 +114,7 @@ KERNEL(POLAR_FLAT_THREADS) polar_cross_entropy_slopes(ARGS(PolarSlopesArgs) args
   float slope = 0;
   if (column < args.units) {
     const bool label = has_label(args.labels, listed_row(args.rows, blockIdx.y), args.labels_stride, column);
-    slope = weighted_slope(1.f / (1.f + expf(-*x)), label, args.negative_weight) * args.share;
+    slope = weighted_slope(1.f / (1.f + expf(-*x)), label, args.negative_weight);
   }
   *x = slope;
 }
@@ -125,7 +125,7 @@ KERNEL(POLAR_FLAT_THREADS) polar_squared_error_slopes(ARGS(PolarSlopesArgs) args
   float* x = float_row(args.x, blockIdx.y, args.x_stride) + column;
   float slope = 0;
   if (column < args.units) {
-    slope = (*x - float_row(args.targets, listed_row(args.rows, blockIdx.y), args.targets_stride)[column]) * args.share;
+    slope = *x - float_row(args.targets, listed_row(args.rows, blockIdx.y), args.targets_stride)[column];
   }
   *x = slope;
 }
@@ -149,7 +149,7 @@ KERNEL(POLAR_FLAT_THREADS) polar_mask_inactive(ARGS(PolarPairArgs) args) {
 KERNEL(POLAR_FLAT_THREADS) polar_adamw(ARGS(PolarAdamWArgs) args) {
   const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= args.count) return;
-  const float gradient = ((const float*)args.gradient)[i];
+  const float gradient = ((const float*)args.gradient)[i] * args.gradient_scale;
   const float mean = args.beta1 * ((float*)args.mean)[i] + (1.f - args.beta1) * gradient;
   const float square = args.beta2 * ((float*)args.square)[i] + (1.f - args.beta2) * gradient * gradient;
   ((float*)args.mean)[i] = mean;
