@@ -60,6 +60,9 @@ static const char routing_cu[] = {
 static const char training_cu[] = {
 #embed "kernels/training.cu"
     , 0};
+static const char router_cu[] = {
+#embed "kernels/router.cu"
+    , 0};
 
 static const struct {
   const char *name;
@@ -84,6 +87,7 @@ static const struct {
     {"selective.cu", selective_cu},
     {"routing.cu", routing_cu},
     {"training.cu", training_cu},
+    {"router.cu", router_cu},
 };
 
 int polar_cuda_source_count(void) { return (int)(sizeof sources / sizeof sources[0]); }

@@ -3,6 +3,7 @@ public import PolarBench
 import PolarCPU
 import PolarCUDA
 public import PolarCore
+public import PolarFormats
 import PolarReference
 public import PolarSparsity
 
@@ -18,19 +19,40 @@ public enum Device: Sendable, Equatable {
   case reference
 
   /// The device's backend, which stores K and V as `kv` says.
-  /// - Throws: ``PolarError/configuration(field:reason:)`` for a thread count that makes no sense or a GPU with int8, and
+  ///
+  /// A GPU computes in bf16, or in f16 with `weights` f16 and for a `model` whose file is mostly f16.
+  /// - Throws: what is wrong with the model's file, ``PolarError/configuration(field:reason:)`` for a thread count that makes no sense or a GPU with int8, and
   ///   ``PolarError/device(name:reason:)`` when a GPU, its driver or the compiler of its kernels is missing.
-  public func makeBackend(kv: KVFormat = .bf16) throws(PolarError) -> any Backend {
+  public func makeBackend(
+    kv: KVFormat = .bf16, weights: WeightPrecision = .stored, model: URL? = nil
+  ) throws(PolarError) -> any Backend {
     switch self {
     case .automatic:
-      kv == .bf16 && CUDAReport().isUsable ? try CUDABackend() : try CPUBackend(kvDType: kv.dtype)
+      guard kv == .bf16, CUDAReport().isUsable else {
+        return try Device.cpu().makeBackend(kv: kv, weights: weights)
+      }
+      return try Device.cuda().makeBackend(weights: weights, model: model)
     case .cuda where kv == .int8:
-      throw .configuration(field: "kv", reason: "GPUs store K and V as bf16 only")
+      throw .configuration(field: "kv", reason: "GPUs store K and V in 16 bits only")
     case .cuda(let ordinal, let batchInvariant):
-      try CUDABackend(ordinal: ordinal, options: .init(batchInvariant: batchInvariant))
-    case .cpu(let threads): try CPUBackend(threads: threads, kvDType: kv.dtype)
-    case .reference: ReferenceBackend(kvDType: kv.dtype)
+      let element = try Self.element(weights: weights, model: model)
+      return try CUDABackend(
+        ordinal: ordinal, options: .init(batchInvariant: batchInvariant, element: element))
+    case .cpu where weights == .f16:
+      throw .configuration(
+        field: "weights", reason: "the CPU has no f16 weights; it keeps those of f16 files as bf16")
+    case .cpu(let threads): return try CPUBackend(threads: threads, kvDType: kv.dtype)
+    case .reference: return ReferenceBackend(kvDType: kv.dtype)
     }
+  }
+
+  /// What a GPU computes in: f16 where it is asked for or where most of the model's file is f16, else bf16.
+  static func element(weights: WeightPrecision, model: URL?) throws(PolarError) -> CUDAElement {
+    if weights == .f16 { return .f16 }
+    guard weights == .stored, let model else { return .bf16 }
+    let tensors = try ModelFile.open(model).tensors
+    let half = tensors.reduce(0) { $1.dtype == WeightEncoding.f16.rawValue ? $0 + $1.byteCount : $0 }
+    return 2 * half > tensors.reduce(0) { $0 + $1.byteCount } ? .f16 : .bf16
   }
 
   /// The device of a name: `automatic`, `cpu`, `cuda`, `cuda:1`, `reference`. Nil for anything else.
@@ -66,7 +88,7 @@ public enum Device: Sendable, Equatable {
 
 /// How K and V are stored.
 public enum KVFormat: String, Sendable, CaseIterable {
-  /// 16 bits (on the reference device 32).
+  /// 16 bits: bf16, or f16 on a GPU that computes in it (on the reference device 32 bits).
   case bf16
   /// 8 bits with a scale per token and head: half the memory and, where attention waits for memory, half its time.
   case int8

@@ -84,7 +84,7 @@ public final class LanguageModel: Sendable {
     from url: URL, sparsity: SparsitySetting? = nil, weights: WeightPrecision = .stored,
     device: Device = .automatic, limits: Limits = Limits()
   ) async throws -> LanguageModel {
-    let backend = try device.makeBackend(kv: limits.kvFormat)
+    let backend = try device.makeBackend(kv: limits.kvFormat, weights: weights, model: url)
     let selectsNeurons = try sparsity.map { setting in
       let profile = try SparsityProfile(path: setting.profile.path)
       return (setting.mode ?? profile.defaultMode).selectsNeurons && profile.neurons != nil
@@ -114,8 +114,7 @@ public final class LanguageModel: Sendable {
       policy = try profile.policy(
         sparsity.mode, heads: sparsity.heads, density: sparsity.density, on: backend)
     }
-    // Counting reads masks back at every layer, which recorded steps cannot do.
-    if !backend.recordsWork { policy = CountingPolicy(policy, statistics: statistics) }
+    policy = CountingPolicy(policy, statistics: statistics)
     let context = min(limits.context ?? config.context, config.context)
     // No more than every sequence at the full context needs, and no more than 80 % of what is free.
     let most = limits.sequences * ((context + KVPage.tokens - 1) / KVPage.tokens)
@@ -126,7 +125,8 @@ public final class LanguageModel: Sendable {
     let runner = try ModelRunner(
       model: loaded.model, backend: backend, cachePages: pages,
       maximumRows: max(512, limits.sequences), maximumSequences: limits.sequences,
-      maximumContext: context, policyBytes: policy.workspaceByteCount(rows: limits.sequences))
+      maximumContext: context, policyBytes: policy.workspaceByteCount(rows: limits.sequences),
+      statistics: statistics)
     self.loaded = loaded
     self.statistics = statistics
     kvTokens = pages * KVPage.tokens

@@ -61,7 +61,8 @@ struct BenchMemory {
   /// The next weight.
   mutating func matrix(outputs: Int, inputs: Int) -> PackedMatrix {
     PackedMatrix(
-      take(backend.packedByteCount(outputs: outputs, inputs: inputs)), outputs: outputs, inputs: inputs)
+      take(backend.packedByteCount(outputs: outputs, inputs: inputs)), outputs: outputs, inputs: inputs,
+      format: backend.wideFormat)
   }
 
   /// A tensor of integers.

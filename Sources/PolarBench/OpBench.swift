@@ -174,7 +174,9 @@ public struct OpBench {
       let (input, output) = (x.rows(0..<batch), out.rows(0..<batch))
       let dense = timer.seconds(inner: max(4, copies)) { index in
         backend.linear(
-          output, input, weight: PackedMatrix(places[index % copies], outputs: neurons, inputs: hidden),
+          output, input,
+          weight: PackedMatrix(
+            places[index % copies], outputs: neurons, inputs: hidden, format: backend.wideFormat),
           bias: nil)
       }
       results.append(

@@ -63,6 +63,7 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
   public var name: String { base.name }
   public var kvDType: DType { base.kvDType }
   public var neuronDType: DType { base.neuronDType }
+  public var wideFormat: WeightFormat { base.wideFormat }
   public func allocate(byteCount: Int) throws(PolarError) -> any DeviceMemory {
     try base.allocate(byteCount: byteCount)
   }
@@ -159,6 +160,24 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
   public func selectAbove(_ mask: Tensor, scores: Tensor, threshold: Float, headsPerUnit: Int) {
     time(.routing) {
       base.selectAbove(mask, scores: scores, threshold: threshold, headsPerUnit: headsPerUnit)
+    }
+  }
+  public func routeHeads(
+    _ mask: Tensor, scores: Tensor, _ x: Tensor, router: HeadRouterMatrices, scratch: Tensor?,
+    choice: ScoreChoice, headsPerUnit: Int
+  ) {
+    time(.routing) {
+      base.routeHeads(
+        mask, scores: scores, x, router: router, scratch: scratch, choice: choice, headsPerUnit: headsPerUnit)
+    }
+  }
+  public func routeNeurons(
+    _ neurons: ActiveNeurons, _ x: Tensor, weight: PackedMatrix, scores: Tensor, aggregate: Tensor,
+    choice: ScoreChoice
+  ) {
+    time(.routing) {
+      base.routeNeurons(
+        neurons, x, weight: weight, scores: scores, aggregate: aggregate, choice: choice)
     }
   }
   public func headNorms(_ out: Tensor, attention: Tensor) {

@@ -7,7 +7,7 @@ public import PolarCore
 extension CPUBackend {
   // MARK: Weights
 
-  public var weightFormats: Set<WeightFormat> { Set(WeightFormat.allCases) }
+  public var weightFormats: Set<WeightFormat> { [.bf16, .int8, .int4, .int4Affine] }
 
   public func packedByteCount(outputs: Int, inputs: Int, format: WeightFormat) -> Int {
     Int(polar_packed_bytes(Int64(outputs), Int64(inputs), Int32(format.rawValue)))

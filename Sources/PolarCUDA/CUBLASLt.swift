@@ -2,7 +2,7 @@ internal import CPolarCUDA
 internal import PolarCore
 import Synchronization
 
-/// cuBLASLt: `out = x weight' + bias` in bf16 with f32 sums.
+/// cuBLASLt: `out = x weight' + bias` in elements with f32 sums.
 ///
 /// For each shape the library proposes algorithms, all of which are timed once on cold weights; only such reductions are
 /// allowed as give the same bits every time.
@@ -32,12 +32,13 @@ final class CUBLASLt: Sendable {
 
   private let device: CUDADevice
   private let arena: DeviceArena
+  private let element: CUDAElement
   private nonisolated(unsafe) let handle: cublasLtHandle_t
   /// One for each queue, since both may multiply at the same time.
   private let workspaces: [ArenaMemory]
   private let plans = Mutex<[Shape: Plan?]>([:])
 
-  init(_ device: CUDADevice, arena: DeviceArena) throws(CUDAError) {
+  init(_ device: CUDADevice, arena: DeviceArena, element: CUDAElement) throws(CUDAError) {
     try device.makeCurrent()
     var handle: cublasLtHandle_t?
     try Self.check(pc_cublasLtCreate(&handle), "cublasLtCreate")
@@ -45,6 +46,7 @@ final class CUBLASLt: Sendable {
     self.handle = handle
     self.device = device
     self.arena = arena
+    self.element = element
     do throws(PolarError) {
       workspaces = [try arena.allocate(Self.workspaceBytes), try arena.allocate(Self.workspaceBytes)]
     } catch {
@@ -93,8 +95,9 @@ final class CUBLASLt: Sendable {
     let shape: Shape
 
     /// A row-major `[n, k]` matrix is a column-major `[k, n]` one: `out' = weight x'`, the weight transposed.
-    init(_ shape: Shape) throws(CUDAError) {
+    init(_ shape: Shape, _ element: CUDAElement) throws(CUDAError) {
       self.shape = shape
+      let type = element == .f16 ? POLAR_CUDA_R_16F : POLAR_CUDA_R_16BF
       var operation: cublasLtMatmulDesc_t?
       try CUBLASLt.check(
         pc_cublasLtMatmulDescCreate(&operation, Int32(POLAR_CUBLAS_COMPUTE_32F), Int32(POLAR_CUDA_R_32F)),
@@ -111,8 +114,8 @@ final class CUBLASLt: Sendable {
         return layout
       }
       self.operation = operation
-      weight = try layout(POLAR_CUDA_R_16BF, shape.inputs, shape.outputs, shape.pitch)
-      x = try layout(POLAR_CUDA_R_16BF, shape.inputs, shape.rows, shape.pitch)
+      weight = try layout(type, shape.inputs, shape.outputs, shape.pitch)
+      x = try layout(type, shape.inputs, shape.rows, shape.pitch)
       out = try layout(POLAR_CUDA_R_32F, shape.outputs, shape.rows, shape.outStride)
       try set(POLAR_CUBLASLT_DESC_TRANSA, Int32(POLAR_CUBLAS_OP_T))
       try set(
@@ -154,7 +157,7 @@ final class CUBLASLt: Sendable {
   /// Times the algorithms that the library proposes; nil when it has none.
   private func fastest(_ shape: Shape, on stream: CUDAStream) throws(CUDAError) -> Plan? {
     try device.makeCurrent()
-    let plan = try Plan(shape)
+    let plan = try Plan(shape, element)
     let results = try heuristics(plan)
     guard let first = results.first else { return nil }
     plan.algorithm = first.algo

@@ -114,7 +114,8 @@ extension CUDABackend {
       .attentionPlan, headDim: step.headDim, LaunchGeometry(grid: 1, block: Int(POLAR_PLAN_THREADS)),
       PolarAttentionPlanArgs(
         positions: batch.positions.device, mask: step.mask, first_chunk: plan.firstChunk,
-        chunks: plan.chunks, ranges: plan.ranges, rows: Int32(batch.rows), heads: Int32(step.heads),
+        chunks: plan.chunks, ranges: plan.ranges, tally: step.tally, rows: Int32(batch.rows),
+        heads: Int32(step.heads),
         kv_heads: Int32(step.kvHeads), mask_stride: step.maskStride, window: step.window,
         fallback: step.fallback, sink_pages: step.local.sink, recent_pages: step.local.recent,
         blocks: Int32(blocks), reserved: 0), op: "decodeAttention")
@@ -152,6 +153,7 @@ private struct DecodeStep {
   private(set) var local = LocalPages()
   private(set) var values: PolarAddress = 0
   private(set) var valuesStride: Int32 = 0
+  private(set) var tally: PolarAddress = 0
   /// Entries of the plan.
   let entries: Int
   /// The most chunks of the plan.
@@ -167,6 +169,7 @@ private struct DecodeStep {
     if let selection {
       mask = selection.mask.device
       maskStride = selection.mask.stride
+      tally = selection.tally?.device ?? 0
       switch selection.fallback {
       case .zero: break
       case .constant(let vectors):

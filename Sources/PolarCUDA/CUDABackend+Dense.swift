@@ -7,12 +7,14 @@ public import PolarCore
 extension CUDABackend {
   // MARK: Weights
 
-  // The layout is row-major bf16 `[outputs, pitch]`, pitch the inputs rounded up to 16 bytes, the padding zero.
+  // The layout is row-major elements `[outputs, pitch]`, pitch the inputs rounded up to 16 bytes, the padding zero.
 
-  public var weightFormats: Set<WeightFormat> { [.bf16] }
+  public var wideFormat: WeightFormat { device.element.weightFormat }
+
+  public var weightFormats: Set<WeightFormat> { [wideFormat] }
 
   public func packedByteCount(outputs: Int, inputs: Int, format: WeightFormat) -> Int {
-    precondition(format == .bf16, "\(format) is not one of the weight formats of \(name)")
+    precondition(format == wideFormat, "\(format) is not one of the weight formats of \(name)")
     return outputs * Self.pitch(inputs) * 2
   }
 
@@ -24,11 +26,12 @@ extension CUDABackend {
     guard weight.inputs > 0, !values.isEmpty else { return }
     let pitch = Self.pitch(weight.inputs)
     let rows = values.count / weight.inputs
+    let element = device.element
     var packed = [UInt16](repeating: 0, count: rows * pitch)
     packed.withUnsafeMutableBufferPointer { packed in
       for row in 0..<rows {
         for column in 0..<weight.inputs {
-          packed[row * pitch + column] = BFloat16.bits(values[row * weight.inputs + column])
+          packed[row * pitch + column] = element.bits(values[row * weight.inputs + column])
         }
       }
     }
@@ -43,10 +46,11 @@ extension CUDABackend {
     let rows = values.count / weight.inputs
     var packed = [UInt16](repeating: 0, count: rows * pitch)
     packed.withUnsafeMutableBytes { download(weight.address.advanced(by: firstRow * pitch * 2), into: $0) }
+    let element = device.element
     packed.withUnsafeBufferPointer { packed in
       for row in 0..<rows {
         for column in 0..<weight.inputs {
-          values[row * weight.inputs + column] = BFloat16.float(packed[row * pitch + column])
+          values[row * weight.inputs + column] = element.float(packed[row * pitch + column])
         }
       }
     }
@@ -141,7 +145,7 @@ extension CUDABackend {
       op: "linear")
   }
 
-  /// A linear layer by the vendor's library, which takes its input in bf16; false when it has none for the shape.
+  /// A linear layer by the vendor's library, which takes its input in elements; false when it has none for the shape.
   private func multiply(_ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?) -> Bool {
     let pitch = Self.pitch(weight.inputs)
     var product = MatrixProduct(
@@ -188,19 +192,6 @@ extension CUDABackend {
     LaunchGeometry(
       grid: ceilDiv(columns, Int(POLAR_FLAT_THREADS)), rows, block: Int(POLAR_FLAT_THREADS))
   }
-}
-
-/// bf16 as bits.
-enum BFloat16 {
-  /// The nearest bf16, ties to even; NaN stays NaN.
-  @inline(__always) static func bits(_ value: Float) -> UInt16 {
-    let bits = value.bitPattern
-    if value.isNaN { return UInt16(truncatingIfNeeded: bits >> 16) | 0x40 }
-    return UInt16(truncatingIfNeeded: (bits &+ 0x7fff &+ (bits >> 16 & 1)) >> 16)
-  }
-
-  /// The value of a bf16.
-  @inline(__always) static func float(_ bits: UInt16) -> Float { Float(bitPattern: UInt32(bits) << 16) }
 }
 
 /// `a / b`, rounded up.

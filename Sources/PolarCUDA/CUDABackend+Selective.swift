@@ -17,7 +17,8 @@ extension CUDABackend {
     let arguments = PolarSelectiveUpArgs(
       out: out.device, x: x.device, weight: weight.device, bias: bias?.device ?? 0,
       indices: neurons?.indices.device ?? 0, count: neurons?.count.device ?? 0, partial: partial.device,
-      rows: Int32(rows), hidden: Int32(hidden), capacity: Int32(capacity), gated: gated ? 1 : 0,
+      tally: neurons?.tally?.device ?? 0, rows: Int32(rows), hidden: Int32(hidden), capacity: Int32(capacity),
+      gated: gated ? 1 : 0,
       out_stride: out.stride, x_stride: x.stride, weight_stride: weight.stride,
       bias_stride: bias?.stride ?? 0, threshold: threshold, reserved: 0)
     launch(
@@ -75,7 +76,8 @@ extension CUDABackend {
         scores_stride: scores.stride, reserved: 0), op: op)
   }
 
-  private func list(
+  /// Lists the neurons that `values` names.
+  func list(
     _ kernel: Kernel, _ neurons: ActiveNeurons, _ values: Tensor, k: Int, threshold: Float, op: StaticString
   ) {
     launch(

@@ -117,7 +117,7 @@ extension CUDABackend: TrainingOps {
           out: memory.device, x: x.device, columns: Int32(inputs), out_stride: Int32(pitch),
           x_stride: x.stride, threshold: 0), op: "multiply")
     }
-    return PackedMatrix(memory, outputs: outputs, inputs: inputs)
+    return PackedMatrix(memory, outputs: outputs, inputs: inputs, format: wideFormat)
   }
 
   private func transpose(_ kernel: Kernel, to out: PolarAddress, _ stride: Int32, _ x: Tensor) {

@@ -4,7 +4,7 @@ internal import Synchronization
 
 /// An NVIDIA GPU.
 ///
-/// Weights, K and V are bf16, activations f32, sums f32. Ops only enqueue; ``synchronize()`` and downloads wait. An error of
+/// Weights, K and V are bf16 or f16 (``CUDAElement``), activations f32, sums f32. Ops only enqueue; ``synchronize()`` and downloads wait. An error of
 /// the device cannot be reported by an op: it is kept in ``failure``. A row of a result does not depend on the other rows,
 /// except that linear layers of more than ``libraryRows`` rows use cuBLASLt where it is there, whose sums depend on the
 /// number of rows: results are batch-invariant within a bucket, and throughout with ``Options/batchInvariant``.
@@ -13,9 +13,14 @@ public final class CUDABackend: Backend {
   public struct Options: Sendable {
     /// Never use cuBLASLt, so that a row's result is the same in every batch.
     public var batchInvariant = false
+    /// What weights, K and V are.
+    public var element = CUDAElement.bf16
 
     /// The defaults.
-    public init(batchInvariant: Bool = false) { self.batchInvariant = batchInvariant }
+    public init(batchInvariant: Bool = false, element: CUDAElement = .bf16) {
+      self.batchInvariant = batchInvariant
+      self.element = element
+    }
   }
 
   /// Linear layers of at most this many rows use the own kernel, which reads the weights once and is as fast.
@@ -30,10 +35,10 @@ public final class CUDABackend: Backend {
 
   /// Such as `cuda:0`.
   public var name: String { device.name }
-  /// K and V are stored as bf16.
-  public var kvDType: DType { .bf16 }
-  /// Neuron-major weights are bf16.
-  public var neuronDType: DType { .bf16 }
+  /// K and V are stored as elements.
+  public var kvDType: DType { device.element.dtype }
+  /// Neuron-major weights are elements.
+  public var neuronDType: DType { device.element.dtype }
   /// Tokens are chosen where the logits are.
   public var tokenDrawing: (any TokenDrawing)? { self }
   /// Pages lie one after the other, all heads in each.
@@ -47,10 +52,11 @@ public final class CUDABackend: Backend {
   /// - Throws: ``PolarError/device(name:reason:)`` when there is no such GPU, its driver is missing, or kernels can neither
   ///   be compiled nor found compiled.
   public convenience init(ordinal: Int = 0, options: Options = Options()) throws(PolarError) {
-    try self.init(device: try DriverDevice(ordinal: ordinal), options: options)
+    try self.init(device: try DriverDevice(ordinal: ordinal, element: options.element), options: options)
   }
 
-  /// A backend on a device. All kernels that neither depend on a model nor serve calibration alone are made ready here.
+  /// A backend on a device, of the device's element type. All kernels that neither depend on a model nor serve calibration alone
+  /// are made ready here.
   package init(device: any KernelDevice, options: Options = Options()) throws(PolarError) {
     self.device = device
     self.options = options
@@ -65,8 +71,11 @@ public final class CUDABackend: Backend {
 
   /// The most dynamic shared memory of a kernel whose need does not depend on the head dimension.
   private static func sharedBytes(_ kernel: Kernel) -> Int {
+    if kernel == .routeHeads { return Int(polar_up_shared(Int32(POLAR_ROUTE_ROWS), 0)) }
     for tokens: Int32 in [8, 16, 32, 64] {
-      if kernel == .linear(tokens: Int(tokens)) || kernel == .selectiveUp(tokens: Int(tokens), gated: false) {
+      if kernel == .linear(tokens: Int(tokens)) || kernel == .selectiveUp(tokens: Int(tokens), gated: false)
+        || kernel == .routeNeurons(tokens: Int(tokens))
+      {
         return Int(polar_up_shared(tokens, 0))
       }
       if kernel == .selectiveUp(tokens: Int(tokens), gated: true) { return Int(polar_up_shared(tokens, 1)) }
@@ -208,7 +217,9 @@ public final class CUDABackend: Backend {
 struct Scratch: ~Copyable {
   enum Purpose: Int, CaseIterable {
     case densePlan, selectivePlan, partialOut, partialSums, product, rounded, up, down, operand, weight,
-      addend
+      addend, scores, bits
+    /// Counters of blocks: zero before and after every kernel.
+    case counters
   }
 
   /// What a dense plan was made for.

@@ -30,6 +30,7 @@ package final class DriverDevice: KernelDevice {
   private let state = Mutex(State())
 
   package let name: String
+  package let element: CUDAElement
   package var multiprocessors: Int { device.info.multiprocessors }
   package var failure: PolarError? { state.withLock { $0.failure } }
   /// What the GPU is.
@@ -37,9 +38,10 @@ package final class DriverDevice: KernelDevice {
   /// The matrix library's version, where it is used.
   package var libraryVersion: String? { library == nil ? nil : CUDALibrary.cublasLt.load().version }
 
-  /// The GPU number `ordinal`.
+  /// The GPU number `ordinal`, with kernels for `element`.
   /// - Throws: ``PolarError/device(name:reason:)`` that says what is missing.
-  package init(ordinal: Int) throws(PolarError) {
+  package init(ordinal: Int, element: CUDAElement = .bf16) throws(PolarError) {
+    self.element = element
     name = "cuda:\(ordinal)"
     cache = KernelCache()
     let driver = CUDALibrary.driver.load()
@@ -59,7 +61,8 @@ package final class DriverDevice: KernelDevice {
       forked = try CUDAEvent(device)
       joined = try CUDAEvent(device)
       pinned = try PinnedBuffer(device, byteCount: 4 << 20)
-      library = CUDALibrary.cublasLt.load().isLoaded ? try CUBLASLt(device, arena: arena) : nil
+      library =
+        CUDALibrary.cublasLt.load().isLoaded ? try CUBLASLt(device, arena: arena, element: element) : nil
     } catch {
       throw error.asPolarError(device: "cuda:\(ordinal)")
     }
@@ -131,7 +134,10 @@ package final class DriverDevice: KernelDevice {
   package func prepare(_ kernel: Kernel, headDim: Int, sharedBytes: Int) throws(PolarError) {
     let key = KernelKey(kernel: kernel, headDim: headDim)
     guard state.withLock({ $0.kernels[key] == nil }) else { return }
-    guard let unit = KernelUnit(kernel.file, headDim: kernel.dependsOnHeadDim ? headDim : nil) else {
+    guard
+      let unit = KernelUnit(
+        kernel.file, headDim: kernel.dependsOnHeadDim ? headDim : nil, element: element)
+    else {
       throw .device(name: name, reason: "there is no source of \(kernel.rawValue)")
     }
     do throws(CUDAError) {

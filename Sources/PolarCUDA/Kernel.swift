@@ -62,6 +62,11 @@ package enum Kernel: String, CaseIterable, Sendable {
   case ridgePanel = "polar_ridge_panel"
   case ridgeUpdate = "polar_ridge_update"
   case ridgeFinish = "polar_ridge_finish"
+  case routeHeads = "polar_route_heads"
+  case routeNeurons8 = "polar_route_neurons_8"
+  case routeNeurons16 = "polar_route_neurons_16"
+  case routeNeurons32 = "polar_route_neurons_32"
+  case routeNeurons64 = "polar_route_neurons_64"
 
   /// The source file, without its ending, that the kernel is in.
   package var file: String {
@@ -82,6 +87,7 @@ package enum Kernel: String, CaseIterable, Sendable {
       .crossEntropySlopes, .squaredErrorSlopes, .addBias, .maskInactive, .adamW, .ridgeBegin, .ridgeFactor,
       .ridgePanel, .ridgeUpdate, .ridgeFinish:
       "training"
+    case .routeHeads, .routeNeurons8, .routeNeurons16, .routeNeurons32, .routeNeurons64: "router"
     }
   }
 
@@ -118,6 +124,16 @@ package enum Kernel: String, CaseIterable, Sendable {
     case 16: .selectiveDown16
     case 32: .selectiveDown32
     default: .selectiveDown64
+    }
+  }
+
+  /// The variant of the neuron router for a block of `tokens` tokens.
+  static func routeNeurons(tokens: Int) -> Kernel {
+    switch tokens {
+    case 8: .routeNeurons8
+    case 16: .routeNeurons16
+    case 32: .routeNeurons32
+    default: .routeNeurons64
     }
   }
 }

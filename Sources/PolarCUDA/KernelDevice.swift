@@ -41,6 +41,8 @@ package struct KernelLaunch {
 package protocol KernelDevice: AnyObject, Sendable {
   /// Such as `cuda:0`.
   var name: String { get }
+  /// What its kernels are compiled for.
+  var element: CUDAElement { get }
   /// Streaming multiprocessors: what persistent kernels' grids are multiples of.
   var multiprocessors: Int { get }
   /// The first error of any call that cannot throw.
@@ -83,7 +85,7 @@ package protocol KernelDevice: AnyObject, Sendable {
   func record(_ body: () -> Void) -> (any RecordedWork)?
 }
 
-/// `out = x weight' + bias` for a vendor's library: out f32 `[rows, outputs]`, x bf16 `[rows, inputs]`, weight bf16
+/// `out = x weight' + bias` for a vendor's library: out f32 `[rows, outputs]`, x elements `[rows, inputs]`, weight elements
 /// `[outputs, inputs]`, bias f32 `[outputs]` or nil.
 package struct MatrixProduct: Sendable {
   package var out: Address

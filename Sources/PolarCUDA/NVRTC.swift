@@ -110,25 +110,27 @@ struct KernelUnit: Sendable, Equatable {
   }
 
   /// The unit of a source file (without its ending); attention is compiled for one head dimension at a time.
-  init?(_ file: String, headDim: Int?) {
+  init?(_ file: String, headDim: Int?, element: CUDAElement = .bf16) {
     guard let source = KernelSource.all.first(where: { $0.name == file + ".cu" }) else { return nil }
     self.init(
       source: source,
-      defines: ["POLAR_ELEMENT_F16=0"] + (headDim.map { ["POLAR_HEAD_DIM=\($0)"] } ?? []))
+      defines: [element.define] + (headDim.map { ["POLAR_HEAD_DIM=\($0)"] } ?? []))
   }
 
   /// Source and macros.
   var name: String { ([source.name] + defines).joined(separator: " ") }
 
   /// Head dimensions that archives hold attention for.
-  static let archivedHeadDims = [64, 80, 96, 128, 256]
+  static let archivedHeadDims: [Int?] = [64, 80, 96, 128, 256]
 
   /// All units of an archive.
   static var archived: [KernelUnit] {
-    KernelSource.all.filter { $0.name.hasSuffix(".cu") }.flatMap { source -> [KernelUnit] in
-      let file = String(source.name.dropLast(3))
-      if file != "attention" { return [KernelUnit(file, headDim: nil)].compactMap { $0 } }
-      return archivedHeadDims.compactMap { KernelUnit(file, headDim: $0) }
+    CUDAElement.allCases.flatMap { element in
+      KernelSource.all.filter { $0.name.hasSuffix(".cu") }.flatMap { source -> [KernelUnit] in
+        let file = String(source.name.dropLast(3))
+        let dims = file == "attention" ? archivedHeadDims : [nil]
+        return dims.compactMap { KernelUnit(file, headDim: $0, element: element) }
+      }
     }
   }
 }

@@ -221,8 +221,10 @@ extension SelectionCosts {
       }
       panels = (0..<layers).map { _ in
         (
-          PackedMatrix(take(upBytes), outputs: halves * neurons, inputs: hidden),
-          PackedMatrix(take(downBytes), outputs: hidden, inputs: neurons)
+          PackedMatrix(
+            take(upBytes), outputs: halves * neurons, inputs: hidden, format: backend.wideFormat),
+          PackedMatrix(
+            take(downBytes), outputs: hidden, inputs: neurons, format: backend.wideFormat)
         )
       }
       x = tensor(rows, hidden, .f32)

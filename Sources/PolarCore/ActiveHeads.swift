@@ -17,11 +17,15 @@
   public let mask: Tensor
   /// What the others contribute.
   public let fallback: HeadFallback
+  /// Counters u64 `[2]` that a backend which records work adds to: heads selected, and rows, of rows that are no padding.
+  /// Others ignore it: there the host reads the mask.
+  public var tally: Address?
 
   /// A selection by mask.
-  @inlinable public init(mask: Tensor, fallback: HeadFallback) {
+  @inlinable public init(mask: Tensor, fallback: HeadFallback, tally: Address? = nil) {
     self.mask = mask
     self.fallback = fallback
+    self.tally = tally
   }
 }
 

@@ -6,11 +6,15 @@
   public let indices: Tensor
   /// How many indices count: i32 `[1]`, in `0 ... capacity`.
   public let count: Tensor
+  /// Counters u64 `[2]` that ``Backend/selectiveUp(_:_:weight:bias:threshold:neurons:)`` adds to on a backend which records
+  /// work: neurons of the list, and one. Others ignore it: there the host reads the count.
+  public var tally: Address?
 
   /// A list in device memory.
-  @inlinable public init(indices: Tensor, count: Tensor) {
+  @inlinable public init(indices: Tensor, count: Tensor, tally: Address? = nil) {
     self.indices = indices
     self.count = count
+    self.tally = tally
   }
 
   /// The most neurons that the list can hold: known on the host, and at most the neurons of the layer.

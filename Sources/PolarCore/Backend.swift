@@ -36,7 +36,9 @@ public protocol Backend: AnyObject, Sendable {
 
   // MARK: Weights
 
-  /// The formats that weights may have; bf16 is always one of them.
+  /// The 16-bit format of weights that are not quantised: bf16, or f16.
+  var wideFormat: WeightFormat { get }
+  /// The formats that weights may have; ``wideFormat`` is one of them.
   var weightFormats: Set<WeightFormat> { get }
   /// Bytes of a weight `[outputs, inputs]` in the backend's own layout. `inputs` must be even.
   func packedByteCount(outputs: Int, inputs: Int, format: WeightFormat) -> Int
@@ -107,6 +109,16 @@ public protocol Backend: AnyObject, Sendable {
   func selectTopK(_ mask: Tensor, scores: Tensor, k: Int, headsPerUnit: Int)
   /// Selects the units whose score is greater than `threshold`.
   func selectAbove(_ mask: Tensor, scores: Tensor, threshold: Float, headsPerUnit: Int)
+  /// A router and its choice: the scores of `router` in `scores`, and in `mask` what
+  /// ``selectTopK(_:scores:k:headsPerUnit:)`` or ``selectAbove(_:scores:threshold:headsPerUnit:)`` makes of them.
+  /// - Parameters:
+  ///   - mask: receives u8 `[rows, units * headsPerUnit]`.
+  ///   - scores: receives f32 `[rows, units]`.
+  ///   - x: f32 `[rows, inputs]`.
+  ///   - scratch: f32 `[rows, router.scratchColumns]`, undefined afterwards; nil where the router has no hidden layer.
+  func routeHeads(
+    _ mask: Tensor, scores: Tensor, _ x: Tensor, router: HeadRouterMatrices, scratch: Tensor?,
+    choice: ScoreChoice, headsPerUnit: Int)
   /// `out[i, h] = || attention[i, h, :] ||`; attention f32 `[rows, heads * headDim]`, out f32 `[rows, heads]`.
   func headNorms(_ out: Tensor, attention: Tensor)
   /// What replacing a head's output by a fallback changes, relative to the residual stream:
@@ -157,6 +169,17 @@ public protocol Backend: AnyObject, Sendable {
   ///   - peaks: receives `peaks[n] = max_i scores[i, n]`, f32 `[allNeurons]`.
   ///   - scores: f32 `[rows, allNeurons]`, `rows >= 1`; NaN counts as minus infinity.
   func unionAbove(_ neurons: ActiveNeurons, peaks: Tensor, scores: Tensor, threshold: Float)
+  /// The last product of a neuron router and its choice: the list of ``topKUnion(_:sums:scores:k:)`` (`largest`) or of
+  /// ``unionAbove(_:peaks:scores:threshold:)`` (`above`) of the scores `x weight'`.
+  /// - Parameters:
+  ///   - neurons: receives the list, with the capacity that those ops ask for.
+  ///   - x: f32 `[rows, rank]`, `rows >= 1`.
+  ///   - weight: `[allNeurons, rank]`.
+  ///   - scores: scratch f32 `[rows, allNeurons]`, undefined afterwards.
+  ///   - aggregate: scratch f32 `[allNeurons]`, undefined afterwards.
+  func routeNeurons(
+    _ neurons: ActiveNeurons, _ x: Tensor, weight: PackedMatrix, scores: Tensor, aggregate: Tensor,
+    choice: ScoreChoice)
 
   // MARK: Order, replay and failure
 
@@ -222,8 +245,10 @@ extension Backend {
 }
 
 extension Backend {
-  /// Bytes of a bf16 weight `[outputs, inputs]` in the backend's own layout.
+  /// bf16.
+  public var wideFormat: WeightFormat { .bf16 }
+  /// Bytes of a weight `[outputs, inputs]` of ``wideFormat`` in the backend's own layout.
   public func packedByteCount(outputs: Int, inputs: Int) -> Int {
-    packedByteCount(outputs: outputs, inputs: inputs, format: .bf16)
+    packedByteCount(outputs: outputs, inputs: inputs, format: wideFormat)
   }
 }

@@ -1,6 +1,6 @@
 /// How a packed weight holds its values.
 ///
-/// All but bf16 are in groups of ``groupSize`` inputs of one output, as ggml's block formats named here. Backends
+/// All but bf16 and f16 are in groups of ``groupSize`` inputs of one output, as ggml's block formats named here. Backends
 /// multiply them with activations that they quantise on the way: each row's groups of 32 inputs to 8 bits,
 /// `code = round(x * (127 / max |x|))`, ties to even (a group whose largest magnitude is below 1e-30 counts as zero).
 @frozen public enum WeightFormat: UInt8, Sendable, BitwiseCopyable, CaseIterable {
@@ -12,17 +12,19 @@
   case int4
   /// `scale * code + minimum`, f16 scale and minimum, codes 0...15 (Q4_1).
   case int4Affine
+  /// IEEE half precision.
+  case f16
 
   /// Inputs that share a scale.
   public static let groupSize = 32
 
-  /// Bytes of one group in ggml's block of this format; nil for bf16.
+  /// Bytes of one group in ggml's block of this format; nil for bf16 and f16, which have none.
   ///
   /// A block is the scale (and the minimum) followed by the codes: one byte each, or, for 4 bits, 16 bytes of which byte
   /// i holds code i in its low and code 16 + i in its high half.
   @inlinable public var blockByteCount: Int? {
     switch self {
-    case .bf16: nil
+    case .bf16, .f16: nil
     case .int8: 34
     case .int4: 18
     case .int4Affine: 20

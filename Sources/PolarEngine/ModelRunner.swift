@@ -55,13 +55,18 @@ public final class ModelRunner {
   public let maximumLogitRows: Int
 
   private let vocabulary: Int
+  private let drawsOffset: Int
   private var workspace: Workspace
   private var builder: BatchBuilder
   /// Where logits are downloaded to; nil where the host reads them in place.
   private let logits: HostArray<Float>?
-  private let tokens: HostArray<Int32>
-  /// Tokens i32 `[maximumSequences]`, then how they are drawn, ``TokenDraw`` `[maximumSequences]`.
+  /// What comes back from the device after a step: tokens, then counters of selections.
+  private let readback: HostArray<UInt8>
+  /// Tokens i32 `[maximumSequences]`, the counters of `statistics`, then how tokens are drawn, ``TokenDraw``
+  /// `[maximumSequences]`.
   private let drawing: any DeviceMemory
+  /// What the device counts, where it does.
+  private let statistics: SelectionStatistics?
   private var graphs = StepGraphs()
 
   /// Allocates everything a pass needs.
@@ -74,11 +79,14 @@ public final class ModelRunner {
   ///   - policyBytes: Scratch for the policy (``SparsityPolicy/workspaceByteCount(rows:)`` of `maximumSequences`)
   ///     and for a tap.
   ///   - maximumLogitRows: The most rows of logits of a pass; `maximumSequences` if nil.
+  ///   - statistics: Where selections of a ``CountingPolicy`` are counted. On a backend that records steps the device counts
+  ///     them from now on, and what it counted comes back with the results of each decode pass.
   /// - Throws: ``PolarError/configuration(field:reason:)`` for sizes that make no sense, and
   ///   ``PolarError/outOfMemory(what:bytes:)``.
   public init(
     model: any CausalLM, backend: any Backend, cachePages: Int, maximumRows: Int,
-    maximumSequences: Int, maximumContext: Int, policyBytes: Int = 0, maximumLogitRows: Int? = nil
+    maximumSequences: Int, maximumContext: Int, policyBytes: Int = 0, maximumLogitRows: Int? = nil,
+    statistics: SelectionStatistics? = nil
   ) throws(PolarError) {
     let logitRows = maximumLogitRows ?? maximumSequences
     for (field, value) in [
@@ -117,9 +125,14 @@ public final class ModelRunner {
     logits =
       backend.hostPointer(arena.base) == nil
       ? try HostArray(count: logitRows * vocabulary, what: "logits", initial: 0) : nil
-    tokens = try HostArray(count: maximumSequences, what: "tokens", initial: 0)
+    let counting = backend.recordsWork ? statistics : nil
+    self.statistics = counting
+    let tally = Self.tallyOffset(maximumSequences)
+    drawsOffset = (tally + (counting?.tallyByteCount ?? 0) + 63) & ~63
+    readback = try HostArray(count: drawsOffset, what: "tokens", initial: 0)
     drawing = try backend.allocate(
-      byteCount: Self.drawsOffset(maximumSequences) + maximumSequences * MemoryLayout<TokenDraw>.stride)
+      byteCount: drawsOffset + maximumSequences * MemoryLayout<TokenDraw>.stride)
+    counting?.count(in: drawing.base.advanced(by: tally))
   }
 
   /// Bytes of scratch memory, and the most that a pass has used of it.
@@ -169,6 +182,14 @@ public final class ModelRunner {
     }
     let host = UnsafeMutableBufferPointer(rebasing: logits.buffer[0..<count])
     backend.download(result.address, into: UnsafeMutableRawBufferPointer(host))
+    if kind == .decode, let statistics {
+      // The logits were waited for: this is one more small copy.
+      let range = tallyRange(statistics)
+      let bytes = UnsafeMutableRawBufferPointer(
+        rebasing: UnsafeMutableRawBufferPointer(readback.buffer)[range])
+      backend.download(drawing.base.advanced(by: range.lowerBound), into: bytes)
+      statistics.update(from: UnsafeRawBufferPointer(bytes))
+    }
     return UnsafeBufferPointer(host)
   }
 
@@ -179,7 +200,8 @@ public final class ModelRunner {
     replaying: Bool = false
   ) -> UnsafeBufferPointer<Int32> {
     let rows = draws.count
-    let chosen = UnsafeMutableBufferPointer(rebasing: tokens.buffer[0..<rows])
+    let bytes = UnsafeMutableRawBufferPointer(readback.buffer)
+    let chosen = UnsafeMutableBufferPointer(rebasing: bytes.bindMemory(to: Int32.self)[0..<rows])
     guard let drawer = backend.tokenDrawing, rows > 0 else { return UnsafeBufferPointer(chosen) }
     let result = compute(.decode, policy: policy, tap: nil, replaying: replaying)
     precondition(result.rows == rows, "\(rows) draws for \(result.rows) rows")
@@ -187,18 +209,32 @@ public final class ModelRunner {
     if draws.allSatisfy({ $0.temperature == 0 }) {
       drawer.argmax(target, logits: result)
     } else {
-      let bytes = UnsafeRawBufferPointer(draws)
+      let draws = UnsafeRawBufferPointer(draws)
       let parameters = Tensor(
-        drawing.base.advanced(by: Self.drawsOffset(maximumSequences)), rows: rows,
+        drawing.base.advanced(by: drawsOffset), rows: rows,
         columns: MemoryLayout<TokenDraw>.stride, dtype: .u8)
-      backend.upload(bytes, to: parameters.address)
+      backend.upload(draws, to: parameters.address)
       drawer.draw(target, logits: result, draws: parameters)
     }
-    backend.download(target.address, into: UnsafeMutableRawBufferPointer(chosen))
+    guard let statistics else {
+      backend.download(target.address, into: UnsafeMutableRawBufferPointer(chosen))
+      return UnsafeBufferPointer(chosen)
+    }
+    // Tokens and counters in one copy.
+    let range = tallyRange(statistics)
+    backend.download(
+      target.address, into: UnsafeMutableRawBufferPointer(rebasing: bytes[0..<range.upperBound]))
+    statistics.update(from: UnsafeRawBufferPointer(rebasing: bytes[range]))
     return UnsafeBufferPointer(chosen)
   }
 
-  private static func drawsOffset(_ sequences: Int) -> Int { (sequences * 4 + 63) & ~63 }
+  private static func tallyOffset(_ sequences: Int) -> Int { (sequences * 4 + 63) & ~63 }
+
+  /// Where the counters lie behind the tokens.
+  private func tallyRange(_ statistics: SelectionStatistics) -> Range<Int> {
+    let start = Self.tallyOffset(maximumSequences)
+    return start..<start + statistics.tallyByteCount
+  }
 
   /// Forgets recorded steps, so that another policy may be used.
   public func forgetRecordings() { graphs.removeAll() }

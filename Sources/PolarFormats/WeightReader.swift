@@ -116,7 +116,8 @@ public final class WeightReader: Sendable {
         .map { precision.format(of: $0, isTable: isTable) }
     }
     let common = WeightFormat.common(formats)
-    return formats.isEmpty || !available.contains(common) ? .bf16 : common
+    if !formats.isEmpty, available.contains(common) { return common }
+    return available.contains(.bf16) ? .bf16 : .f16
   }
 
   /// Reads a vector `[count]`.

@@ -27,7 +27,14 @@ final class NeuronRows {
   }
 
   private func store(_ values: Slice<UnsafeBufferPointer<Float>>, first: Int, step: Int) {
-    if tensor.dtype == .bf16 {
+    if tensor.dtype == .f16 {
+      if halves.isEmpty { halves = Array(repeating: 0, count: tensor.count) }
+      var index = first
+      for value in values {
+        halves[index] = Float16(value).bitPattern
+        index += step
+      }
+    } else if tensor.dtype == .bf16 {
       if halves.isEmpty { halves = Array(repeating: 0, count: tensor.count) }
       halves.withUnsafeMutableBufferPointer { halves in
         var index = first
@@ -50,7 +57,7 @@ final class NeuronRows {
 
   /// Copies what was stored to the backend and gives the host copy back.
   func upload() {
-    if tensor.dtype == .bf16 {
+    if tensor.dtype != .f32 {
       halves.withUnsafeBytes { backend.upload($0, to: tensor.address) }
     } else {
       floats.withUnsafeBytes { backend.upload($0, to: tensor.address) }

@@ -167,7 +167,9 @@ final class WeightLoader {
     guard inputs % 2 == 0 else {
       throw .weight(name: names.first ?? "", reason: "its \(inputs) columns are not an even number")
     }
-    let format = reader?.format(of: names, isTable: isTable, among: backend.weightFormats) ?? .bf16
+    let format =
+      reader?.format(of: names, isTable: isTable, among: backend.weightFormats)
+      ?? backend.wideFormat
     let bytes = backend.packedByteCount(outputs: outputs, inputs: inputs, format: format)
     return PackedMatrix(take(bytes), outputs: outputs, inputs: inputs, format: format)
   }

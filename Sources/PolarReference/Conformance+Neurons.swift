@@ -161,7 +161,9 @@ extension TensorPool {
     if dtype == .f32 {
       host.values.withUnsafeBytes { backend.upload($0, to: tensor.address) }
     } else {
-      let halves = host.values.map { UInt16($0.roundedToBF16.bitPattern >> 16) }
+      let halves = host.values.map {
+        dtype == .f16 ? Float16($0).bitPattern : UInt16($0.roundedToBF16.bitPattern >> 16)
+      }
       halves.withUnsafeBytes { backend.upload($0, to: tensor.address) }
     }
     return tensor

@@ -3,7 +3,8 @@ import PolarCore
 extension ConformanceRun {
   /// Weights of 8 and 4 bits, in every format that the backend has.
   func checkQuantized() {
-    for format in WeightFormat.allCases where format != .bf16 && backend.weightFormats.contains(format) {
+    for format in WeightFormat.allCases
+    where format.blockByteCount != nil && backend.weightFormats.contains(format) {
       checkPacking(format)
       checkQuantizedEmbedding(format)
       checkQuantizedLinear(format)

@@ -41,6 +41,7 @@ public struct ConformanceSuite: Sendable {
     run.checkSelectiveAttention()
     run.checkWindow()
     run.checkRouting()
+    run.checkRouters()
     run.checkSelectiveMLP()
     return run.results
   }

@@ -61,7 +61,7 @@ extension ReferenceBackend {
   public func linear(_ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?) {
     for i in 0..<x.rows {
       var row = Array(UnsafeBufferPointer(start: x.f32(i), count: weight.inputs))
-      if weight.format != .bf16 { Quantizer.roundActivations(&row) }
+      if weight.format.blockByteCount != nil { Quantizer.roundActivations(&row) }
       for n in 0..<weight.outputs {
         let sum = dot(row, weight.row(n), weight.inputs)
         out.f32(i)[n] = Float(sum + Double(bias?.f32(0)[n] ?? 0))

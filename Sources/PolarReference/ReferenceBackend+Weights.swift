@@ -16,7 +16,7 @@ extension ReferenceBackend {
     guard let source = values.baseAddress else { return }
     let target = weight.row(firstRow)
     target.update(from: source, count: values.count)
-    guard weight.format != .bf16 else { return }
+    guard weight.format.blockByteCount != nil else { return }
     for row in 0..<values.count / weight.inputs {
       for start in stride(from: 0, to: weight.inputs, by: WeightFormat.groupSize) {
         let count = min(WeightFormat.groupSize, weight.inputs - start)
@@ -76,7 +76,7 @@ enum Quantizer {
       return min(max((value / scale).rounded(.toNearestOrEven), range.lowerBound), range.upperBound)
     }
     switch format {
-    case .bf16: return values
+    case .bf16, .f16: return values
     case .int8:
       let largest = group.reduce(0) { max($0, $1.magnitude) }
       var scale = Float16(largest / 127)
@@ -105,7 +105,7 @@ enum Quantizer {
     }
     return (0..<WeightFormat.groupSize).map { index in
       switch format {
-      case .bf16: 0
+      case .bf16, .f16: 0
       case .int8: half(0) * Float(Int8(bitPattern: block[2 + index]))
       case .int4: half(0) * (nibble(index, from: 2) - 8)
       case .int4Affine: half(0) * nibble(index, from: 4) + half(2)

@@ -45,11 +45,12 @@ public final class TensorPool: Sendable {
     return Tensor(base, rows: rows, columns: columns, rowStride: stride, dtype: dtype)
   }
 
-  /// A weight `[outputs, inputs]`, packed `rowsPerCall` rows at a time (all at once when nil).
+  /// A weight `[outputs, inputs]` of the format (nil: the backend's wide one), packed `rowsPerCall` rows at a time (all at once when nil).
   public func weight(
-    _ host: HostTensor<Float>, format: WeightFormat = .bf16, rowsPerCall: Int? = nil
+    _ host: HostTensor<Float>, format: WeightFormat? = nil, rowsPerCall: Int? = nil
   ) throws(PolarError) -> PackedMatrix {
-    let weight = try emptyWeight(outputs: host.rows, inputs: host.columns, format: format)
+    let weight = try emptyWeight(
+      outputs: host.rows, inputs: host.columns, format: format ?? backend.wideFormat)
     var row = 0
     while row < host.rows {
       let end = min(host.rows, row + max(1, rowsPerCall ?? host.rows))
@@ -109,7 +110,8 @@ public final class TensorPool: Sendable {
       } else if kv.dtype == .f32 {
         Array(repeating: value, count: elements).withUnsafeBytes { backend.upload($0, to: kv.address) }
       } else {
-        Array(repeating: UInt16(value.bitPattern >> 16), count: elements).withUnsafeBytes {
+        let half = kv.dtype == .f16 ? Float16(value).bitPattern : UInt16(value.bitPattern >> 16)
+        Array(repeating: half, count: elements).withUnsafeBytes {
           backend.upload($0, to: kv.address)
         }
       }
@@ -170,7 +172,9 @@ public final class TensorPool: Sendable {
     let values: [Float] = raw.withUnsafeBytes { buffer in
       kv.dtype == .f32
         ? Array(buffer.bindMemory(to: Float.self))
-        : buffer.bindMemory(to: UInt16.self).map { Float(bitPattern: UInt32($0) << 16) }
+        : buffer.bindMemory(to: UInt16.self).map {
+          kv.dtype == .f16 ? Float(Float16(bitPattern: $0)) : Float(bitPattern: UInt32($0) << 16)
+        }
     }
     let stored = HostTensor(values, rows: kv.kvHeads * kv.pages, columns: kv.blockElements)
     return backend.kvLayout == .byHead ? stored : kv.byHead(stored)

@@ -3,11 +3,7 @@ public import PolarCore
 /// The routers of all sparse layers in a backend's memory.
 public final class HeadRouter: Sendable {
   private struct Layer: Sendable {
-    let weight: PackedMatrix
-    let bias: Tensor
-    let hiddenWeight: PackedMatrix?
-    let hiddenBias: Tensor?
-    let outputWeight: PackedMatrix?
+    let matrices: HeadRouterMatrices
     let localFeatures: Int
   }
 
@@ -48,7 +44,8 @@ public final class HeadRouter: Sendable {
     let memory = try backend.allocate(byteCount: max(64, total))
     var offset = 0
     func matrix(_ values: [Float], outputs: Int, inputs: Int) -> PackedMatrix {
-      let packed = PackedMatrix(memory.base.advanced(by: offset), outputs: outputs, inputs: inputs)
+      let packed = PackedMatrix(
+        memory.base.advanced(by: offset), outputs: outputs, inputs: inputs, format: backend.wideFormat)
       values.withUnsafeBufferPointer { backend.packRows(packed, firstRow: 0, values: $0) }
       offset += aligned(backend.packedByteCount(outputs: outputs, inputs: inputs))
       return packed
@@ -65,17 +62,20 @@ public final class HeadRouter: Sendable {
         layers.append(nil)
         continue
       }
-      let hasHidden = router.hiddenUnits > 0
       let hidden = router.hiddenUnits
+      let (weight, bias) = (
+        matrix(router.weight, outputs: router.units, inputs: router.inputs), vector(router.bias)
+      )
+      var layer: HeadRouterMatrices.HiddenLayer?
+      if hidden > 0 {
+        layer = .init(
+          weight: matrix(router.hiddenWeight, outputs: hidden, inputs: router.inputs),
+          bias: vector(router.hiddenBias),
+          output: matrix(router.outputWeight, outputs: router.units, inputs: hidden))
+      }
       layers.append(
         Layer(
-          weight: matrix(router.weight, outputs: router.units, inputs: router.inputs),
-          bias: vector(router.bias),
-          hiddenWeight: hasHidden
-            ? matrix(router.hiddenWeight, outputs: hidden, inputs: router.inputs) : nil,
-          hiddenBias: hasHidden ? vector(router.hiddenBias) : nil,
-          outputWeight: hasHidden
-            ? matrix(router.outputWeight, outputs: router.units, inputs: hidden) : nil,
+          matrices: HeadRouterMatrices(weight: weight, bias: bias, hidden: layer),
           localFeatures: router.localFeatures))
     }
     self.layers = layers
@@ -93,46 +93,38 @@ public final class HeadRouter: Sendable {
   /// Whether `layer` is routed; dense layers are not.
   public func routes(layer: Int) -> Bool { layer < layers.count && layers[layer] != nil }
 
-  /// Bytes of workspace that ``route(_:workspace:on:)`` takes for `rows` rows, the scores included.
+  /// Bytes of workspace that routing takes for `rows` rows, the scores included and the mask not.
   public func workspaceByteCount(rows: Int) -> Int {
     let local = looksLocally ? rows * (inputs * 4 + heads * headDim * 4 + heads * 5) + 64 * 4 : 0
     return (rows * units * 4 + 64) * 2 + rows * hiddenUnits * 4 + 64 + local
   }
 
-  /// What ``route(_:workspace:on:)`` found, in the workspace.
-  struct Routing {
-    /// Scores f32 `[rows, units]`.
-    var scores: Tensor
-    /// Local attention of all heads f32 `[rows, heads * headDim]`, where the router looked at it.
-    var local: Tensor?
-  }
-
-  /// Scores one layer of a decode step, or nil when the layer is dense.
-  func route(
-    _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
-  ) -> Routing? {
-    guard context.layer < layers.count, let router = layers[context.layer] else { return nil }
+  /// Chooses the heads of one layer of a decode step in `mask` u8 `[rows, units * headsPerUnit]`; false when the layer is
+  /// dense.
+  ///
+  /// `local` receives the local attention of all heads f32 `[rows, heads * headDim]`, in the workspace, where the router
+  /// looked at it.
+  func choose(
+    _ mask: Tensor, local: inout Tensor?, _ context: AttentionContext, choice: ScoreChoice, headsPerUnit: Int,
+    workspace: inout Workspace, on backend: any Backend
+  ) -> Bool {
+    guard context.layer < layers.count, let router = layers[context.layer] else { return false }
     let rows = context.input.rows
-    let scores = workspace.take(rows: rows, columns: units)
-    let looks = router.localFeatures > 0
-    let local = looks ? workspace.take(rows: rows, columns: heads * headDim) : nil
+    local = router.localFeatures > 0 ? workspace.take(rows: rows, columns: heads * headDim) : nil
     let mark = workspace.mark()
     var input = context.input
     if let local {
       input = withLocalFeatures(
         router.localFeatures, local: local, context, workspace: &workspace, on: backend)
     }
-    backend.linear(scores, input, weight: router.weight, bias: router.bias)
-    if let hiddenWeight = router.hiddenWeight, let outputWeight = router.outputWeight {
-      let hidden = workspace.take(rows: rows, columns: hiddenWeight.outputs)
-      backend.linear(hidden, input, weight: hiddenWeight, bias: router.hiddenBias)
-      backend.relu(hidden)
-      let correction = workspace.take(rows: rows, columns: units)
-      backend.linear(correction, hidden, weight: outputWeight, bias: nil)
-      backend.add(scores, correction)
-    }
+    let scores = workspace.take(rows: rows, columns: units)
+    let columns = router.matrices.scratchColumns
+    backend.routeHeads(
+      mask, scores: scores, input, router: router.matrices,
+      scratch: columns > 0 ? workspace.take(rows: rows, columns: columns) : nil, choice: choice,
+      headsPerUnit: headsPerUnit)
     workspace.release(to: mark)
-    return Routing(scores: scores, local: local)
+    return true
   }
 
   /// Attends locally into `local`, and returns the block input and, beside it, the norms of `count` pieces of that:

@@ -26,7 +26,8 @@ public final class NeuronRouter: Sendable {
     let memory = try backend.allocate(byteCount: max(64, total))
     var offset = 0
     func matrix(_ values: [Float], outputs: Int, inputs: Int) -> PackedMatrix {
-      let packed = PackedMatrix(memory.base.advanced(by: offset), outputs: outputs, inputs: inputs)
+      let packed = PackedMatrix(
+        memory.base.advanced(by: offset), outputs: outputs, inputs: inputs, format: backend.wideFormat)
       values.withUnsafeBufferPointer { backend.packRows(packed, firstRow: 0, values: $0) }
       offset += bytes(outputs, inputs)
       return packed
@@ -43,21 +44,26 @@ public final class NeuronRouter: Sendable {
     neurons = weights.lazy.compactMap { $0?.neurons }.max() ?? 0
   }
 
-  /// Bytes of workspace that ``score(layer:_:workspace:on:)`` takes for `rows` rows.
-  public func workspaceByteCount(rows: Int) -> Int { rows * (rank + neurons) * 4 + 128 }
+  /// Bytes of workspace that routing takes for `rows` rows, the list not included.
+  public func workspaceByteCount(rows: Int) -> Int { rows * (rank + neurons) * 4 + neurons * 4 + 192 }
 
-  /// Scores f32 `[rows, neurons]` of a layer from its normalised block input f32 `[rows, inputs]`, in `workspace`; nil
-  /// where the layer has no router.
-  public func score(
-    layer: Int, _ input: Tensor, workspace: inout Workspace, on backend: any Backend
-  ) -> Tensor? {
-    guard layer < layers.count, let router = layers[layer] else { return nil }
+  /// Chooses neurons of a layer from its normalised block input f32 `[rows, inputs]`; what it takes of `workspace` is
+  /// scratch. The layer has a router.
+  func choose(
+    _ list: ActiveNeurons, layer: Int, _ input: Tensor, choice: ScoreChoice, workspace: inout Workspace,
+    on backend: any Backend
+  ) {
+    guard let router = layers[layer] else { return }
     let middle = workspace.take(rows: input.rows, columns: router.down.outputs)
     let scores = workspace.take(rows: input.rows, columns: router.up.outputs)
+    let aggregate = workspace.take(columns: router.up.outputs)
     backend.linear(middle, input, weight: router.down, bias: nil)
-    backend.linear(scores, middle, weight: router.up, bias: nil)
-    return scores
+    backend.routeNeurons(
+      list, middle, weight: router.up, scores: scores, aggregate: aggregate, choice: choice)
   }
+
+  /// Whether `layer` is routed; dense layers are not.
+  func routes(layer: Int) -> Bool { layer < layers.count && layers[layer] != nil }
 }
 
 /// Chooses a batch's neurons by trained routers: the policy that serves. Heads stay dense.
@@ -91,21 +97,19 @@ public struct RoutedNeuronPolicy: SparsityPolicy {
     _ context: AttentionContext, workspace: inout Workspace, on backend: any Backend
   ) -> Selection {
     let rows = context.input.rows
-    guard let budget = sparsity.budget(layer: context.layer, rows: rows) else { return .dense }
+    guard router.routes(layer: context.layer),
+      let budget = sparsity.budget(layer: context.layer, rows: rows)
+    else { return .dense }
     let mark = workspace.mark()
     defer { workspace.release(to: mark) }
-    guard
-      let scores = router.score(layer: context.layer, context.input, workspace: &workspace, on: backend)
-    else { return .dense }
-    let aggregate = workspace.take(columns: sparsity.neurons)
     let neurons = workspace.keepNeurons(capacity: sparsity.rule == .union ? sparsity.neurons : budget)
-    switch sparsity.rule {
-    case .aggregate: backend.topKUnion(neurons, sums: aggregate, scores: scores, k: budget)
-    case .union:
-      backend.unionAbove(
-        neurons, peaks: aggregate, scores: scores,
-        threshold: sparsity.threshold(layer: context.layer, rows: rows))
-    }
+    let choice: ScoreChoice =
+      switch sparsity.rule {
+      case .aggregate: .largest(budget)
+      case .union: .above(sparsity.threshold(layer: context.layer, rows: rows))
+      }
+    router.choose(
+      neurons, layer: context.layer, context.input, choice: choice, workspace: &workspace, on: backend)
     return Selection(neurons: neurons)
   }
 }

@@ -55,12 +55,13 @@ public struct RoutedPolicy: SparsityPolicy {
     let mask = workspace.take(
       rows: context.input.rows, columns: units.count * units.headsPerUnit, dtype: .u8)
     let mark = workspace.mark()
-    guard let routing = router.route(context, workspace: &workspace, on: backend) else {
-      return .dense
-    }
-    rule.select(mask, scores: routing.scores, units: units, on: backend)
+    var local: Tensor?
+    let chosen = router.choose(
+      mask, local: &local, context, choice: rule.choice(of: units), headsPerUnit: units.headsPerUnit,
+      workspace: &workspace, on: backend)
+    guard chosen else { return .dense }
     // The router has attended locally for all heads already: those that are not selected need no more.
-    if let local = routing.local, case .local = fallback[context.layer] {
+    if let local, case .local = fallback[context.layer] {
       return Selection(heads: ActiveHeads(mask: mask, fallback: .computed(local)))
     }
     workspace.release(to: mark)
@@ -69,14 +70,20 @@ public struct RoutedPolicy: SparsityPolicy {
 }
 
 extension SelectionRule {
+  /// What the rule does with the scores of `units`.
+  func choice(of units: SelectionUnits) -> ScoreChoice {
+    switch self {
+    case .topK(let density): .largest(Density.count(density, of: units.count))
+    case .adaptive(let threshold): .above(threshold)
+    }
+  }
+
   /// Turns scores f32 `[rows, units]` into a head mask u8 `[rows, heads]`.
   func select(_ mask: Tensor, scores: Tensor, units: SelectionUnits, on backend: any Backend) {
-    switch self {
-    case .topK(let density):
-      backend.selectTopK(
-        mask, scores: scores, k: Density.count(density, of: units.count),
-        headsPerUnit: units.headsPerUnit)
-    case .adaptive(let threshold):
+    switch choice(of: units) {
+    case .largest(let k):
+      backend.selectTopK(mask, scores: scores, k: k, headsPerUnit: units.headsPerUnit)
+    case .above(let threshold):
       backend.selectAbove(mask, scores: scores, threshold: threshold, headsPerUnit: units.headsPerUnit)
     }
   }

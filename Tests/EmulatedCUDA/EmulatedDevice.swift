@@ -32,9 +32,10 @@ package final class EmulatedDevice: KernelDevice {
   }
 
   private let state: Mutex<State>
-  /// A fault that is planted in the kernels of training.
+  /// A fault that is planted in the kernels that it concerns.
   private let mutation: String?
   package let multiprocessors: Int
+  package let element: CUDAElement
   package var name: String { "cuda-emulated" }
   package var failure: PolarError? { state.withLock { $0.failure } }
 
@@ -43,10 +44,13 @@ package final class EmulatedDevice: KernelDevice {
   /// Recordings made and replayed so far.
   package var recordings: (made: Int, replayed: Int) { state.withLock { ($0.recordings, $0.replays) } }
 
-  /// A machine of a few multiprocessors. The seed decides in which order the threads of a block run; `mutation` is a fault
-  /// planted in the kernels of training.
-  package init(multiprocessors: Int = 3, seed: UInt64 = 1, mutation: String? = nil) {
+  /// A machine of a few multiprocessors. The seed decides in which order threads and blocks run; `mutation` is a fault that is
+  /// planted in those kernels that it concerns.
+  package init(
+    multiprocessors: Int = 3, seed: UInt64 = 1, element: CUDAElement = .bf16, mutation: String? = nil
+  ) {
     self.multiprocessors = multiprocessors
+    self.element = element
     self.mutation = mutation
     state = Mutex(State(seed: seed))
   }
@@ -147,13 +151,14 @@ package final class EmulatedDevice: KernelDevice {
         var emulated = PolarEmulatorLaunch()
         emulated.kernel = name
         emulated.head_dim = Int32(launch.headDim)
+        emulated.element_f16 = element == .f16 ? 1 : 0
         emulated.grid = (launch.geometry.gridX, launch.geometry.gridY, launch.geometry.gridZ)
         emulated.block = (launch.geometry.block, 1, 1)
         emulated.shared_bytes = UInt(launch.geometry.sharedBytes)
         emulated.args = arguments.baseAddress
         emulated.args_bytes = UInt(arguments.count)
         emulated.seed = seed
-        guard let mutation, launch.kernel.isForTraining else {
+        guard let mutation, Self.concerns(mutation, launch.kernel) else {
           return polar_emulator_launch(&emulated, &message, UInt(message.count))
         }
         return mutation.withCString { fault in
@@ -170,6 +175,16 @@ package final class EmulatedDevice: KernelDevice {
           name: "cuda-emulated", reason: "op \(launch.op), \(launch.geometry): \(text)")
       }
     }
+  }
+
+  /// Whether a fault is planted in a kernel.
+  private static func concerns(_ mutation: String, _ kernel: Kernel) -> Bool {
+    var index: Int32 = 0
+    while let name = polar_emulator_mutation(kernel.rawValue, index) {
+      if String(cString: name) == mutation { return true }
+      index += 1
+    }
+    return false
   }
 
   // MARK: Order

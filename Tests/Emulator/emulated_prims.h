@@ -201,3 +201,10 @@ DEVI int lane_up(int value, int distance) { return emulated::lane_value("shfl.up
 DEVI u64 lane_up(u64 value, int distance) { return emulated::lane_value("shfl.up", value, emulated::up_source, distance); }
 DEVI void shared_add(u32 *to, u32 value) { *to += value; }
 DEVI void shared_add(u64 *to, u64 value) { *to += value; }
+DEVI u32 global_add(u32 *to, u32 value) {
+  const u32 before = *to;
+  *to += value;
+  return before;
+}
+DEVI void device_fence() {}
+DEVI int bit_count(u64 value) { return __builtin_popcountll(value); }

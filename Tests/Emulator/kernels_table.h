@@ -4,6 +4,7 @@
 #include "../../Sources/CPolarCUDA/kernels/selective.cu"
 #include "../../Sources/CPolarCUDA/kernels/routing.cu"
 #include "../../Sources/CPolarCUDA/kernels/training.cu"
+#include "../../Sources/CPolarCUDA/kernels/router.cu"
 
 #define POLAR_ENTRY(file, name, args) POLAR_ENTRY_##file(name, args)
 #define POLAR_ENTRY_attention(name, args)
@@ -12,6 +13,7 @@
 #define POLAR_ENTRY_selective(name, args) POLAR_EMULATED(0, name, args)
 #define POLAR_ENTRY_routing(name, args) POLAR_EMULATED(0, name, args)
 #define POLAR_ENTRY_training(name, args) POLAR_EMULATED(0, name, args)
+#define POLAR_ENTRY_router(name, args) POLAR_EMULATED(0, name, args)
 constexpr emulator::Kernel table[] = {POLAR_CUDA_KERNELS(POLAR_ENTRY)};
 const emulator::Registration registration(table);
 #undef POLAR_ENTRY

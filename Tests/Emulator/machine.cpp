@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <numeric>
 
 #if !defined(__x86_64__) && !defined(__aarch64__)
 #error "the emulator's fibers are written for x86-64 and arm64"
@@ -251,15 +252,16 @@ std::string_view Machine::launch(Body body, Dimensions grid, Dimensions threads,
   fibers_.resize(count);
   warps_.clear();
   for (size_t i = 0; i < count / 32; i++) warps_.push_back(std::make_unique<Warp>());
-  for (block.z = 0; block.z < grid.z && !failed_; block.z++) {
-    for (block.y = 0; block.y < grid.y && !failed_; block.y++) {
-      for (block.x = 0; block.x < grid.x && !failed_; block.x++) {
-        run_block(body, shared_bytes);
-        if (failed_) break;
-      }
-      if (failed_) break;
-    }
-    if (failed_) break;
+  // Blocks in an order that the seed decides: steps of a size that has no factor in common with their number.
+  const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z, start = random() % blocks;
+  uint64_t step = random() % blocks;
+  while (std::gcd(step, blocks) != 1) step++;
+  for (uint64_t i = 0; i < blocks && !failed_; i++) {
+    const uint64_t index = (start + i * (step % blocks)) % blocks;
+    block.x = unsigned(index % grid.x);
+    block.y = unsigned(index / grid.x % grid.y);
+    block.z = unsigned(index / grid.x / grid.y);
+    run_block(body, shared_bytes);
   }
   machine = outer;
   return message_;

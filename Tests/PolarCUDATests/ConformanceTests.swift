@@ -6,9 +6,9 @@ import Testing
 
 /// The launch code of the CUDA backend and the kernels, all but the driver: every op against the reference.
 @Suite struct CUDAConformanceTests {
-  @Test(arguments: [1, 2] as [UInt64])
-  func emulatedBackendPasses(seed: UInt64) throws {
-    let device = EmulatedDevice(multiprocessors: seed == 1 ? 3 : 132, seed: seed)
+  @Test(arguments: [(1, .bf16), (2, .bf16), (3, .f16)] as [(UInt64, CUDAElement)])
+  func emulatedBackendPasses(seed: UInt64, element: CUDAElement) throws {
+    let device = EmulatedDevice(multiprocessors: seed == 1 ? 3 : 132, seed: seed, element: element)
     let backend = try CUDABackend(device: device)
     let results = ConformanceSuite(seed: seed).run(backend)
     for result in results { #expect(result.passed, "\(result.name): \(result.detail)") }

@@ -19,14 +19,17 @@ struct TinyModel {
   static let sequences = 8
   static let pagesPerSequence = 4
 
-  init(_ name: String, on backend: any Backend, sequences: Int = Self.sequences) throws {
+  init(
+    _ name: String, on backend: any Backend, sequences: Int = Self.sequences,
+    statistics: SelectionStatistics? = nil
+  ) throws {
     let file = try ModelFile.open(Places.fixtures.appendingPathComponent("models/\(name)"))
     model = try ModelRegistry.make(config: file.config, reader: WeightReader(file), backend: backend)
     self.backend = backend
     runner = try ModelRunner(
       model: model, backend: backend, cachePages: sequences * Self.pagesPerSequence, maximumRows: 32,
       maximumSequences: sequences, maximumContext: Self.pagesPerSequence * KVPage.tokens,
-      policyBytes: 1 << 20)
+      policyBytes: 1 << 20, statistics: statistics)
   }
 
   /// The pages of a sequence, neither ascending nor consecutive.

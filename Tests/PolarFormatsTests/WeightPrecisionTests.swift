@@ -76,8 +76,10 @@ private func values(_ blocks: [UInt8], _ format: WeightFormat) throws -> [Float]
         precision.format(of: $0, isTable: table)
       }
     }
-    #expect(formats(.stored) == [.bf16, .int8, .int8, .int4Affine, .int4Affine, .int4])
+    #expect(formats(.stored) == [.f16, .int8, .int8, .int4Affine, .int4Affine, .int4])
+    #expect(WeightPrecision.stored.format(of: .bf16, isTable: false) == .bf16)
     #expect(formats(.bf16).allSatisfy { $0 == .bf16 })
+    #expect(formats(.f16).allSatisfy { $0 == .f16 })
     #expect(formats(.int8).allSatisfy { $0 == .int8 })
     #expect(formats(.q4) == [.int4, .int4, .int4, .int4Affine, .int4Affine, .int4])
     #expect(formats(.q4, table: true) == [.int8, .int8, .int8, .int4Affine, .int4Affine, .int4])
@@ -88,6 +90,8 @@ private func values(_ blocks: [UInt8], _ format: WeightFormat) throws -> [Float]
     #expect(WeightFormat.common([.int4, .int4Affine]) == .int4Affine)
     #expect(WeightFormat.common([.int4Affine, .int8, .int4]) == .int8)
     #expect(WeightFormat.common([.int8, .bf16]) == .bf16)
+    #expect(WeightFormat.common([.int8, .f16]) == .f16)
+    #expect(WeightFormat.common([.f16, .bf16]) == .bf16)
   }
 
   /// A llama file whose q is Q8_0: row r has the scale r / 64, every code is 1. One scale can be broken.
@@ -124,6 +128,7 @@ private func values(_ blocks: [UInt8], _ format: WeightFormat) throws -> [Float]
     #expect(
       reader.format(of: [query, "model.embed_tokens.weight"], isTable: false, among: all) == .bf16)
     #expect(reader.format(of: [query], isTable: false, among: [.bf16]) == .bf16)
+    #expect(reader.format(of: [query], isTable: false, among: [.f16]) == .f16)
     let pieces = try reader.pieces(query, rows: 32, columns: 32)
     #expect(pieces.map(\.rows) == [0..<32])
     let piece = try #require(pieces.first)

@@ -13,6 +13,8 @@ enum Device: String, CaseIterable, CustomTestStringConvertible {
   case reference, cpu
   /// The CUDA backend on the emulator.
   case emulatedCUDA
+  /// The same with f16 weights, K and V.
+  case emulatedCUDAHalf
 
   /// Those whose decode and prefill attention agree bit for bit.
   static let matching: [Device] = [.reference, .cpu]
@@ -24,6 +26,7 @@ enum Device: String, CaseIterable, CustomTestStringConvertible {
     case .reference: ReferenceBackend()
     case .cpu: try CPUBackend()
     case .emulatedCUDA: try CUDABackend(device: EmulatedDevice())
+    case .emulatedCUDAHalf: try CUDABackend(device: EmulatedDevice(element: .f16))
     }
   }
 }

@@ -49,6 +49,9 @@ enum Fault: String, CaseIterable, Sendable {
   case allNeuronsDiffersFromDense = "selective MLP: every neuron"
   case unionTakesZeros = "topKUnion"
   case unionOfFirstRow = "unionAbove"
+  case routerForgetsHiddenLayer = "routeHeads"
+  case routerSelectsAtLeast = "routeHeads 70"
+  case neuronRouterDropsLastInput = "routeNeurons"
 }
 
 /// The reference backend with one mistake.
@@ -305,6 +308,31 @@ final class FaultyBackend: Backend {
   func selectAbove(_ mask: Tensor, scores: Tensor, threshold: Float, headsPerUnit: Int) {
     let least = fault == .aboveMeansAtLeast ? threshold.nextDown : threshold
     inner.selectAbove(mask, scores: scores, threshold: least, headsPerUnit: headsPerUnit)
+  }
+  func routeHeads(
+    _ mask: Tensor, scores: Tensor, _ x: Tensor, router: HeadRouterMatrices, scratch: Tensor?,
+    choice: ScoreChoice, headsPerUnit: Int
+  ) {
+    var (router, choice) = (router, choice)
+    if fault == .routerForgetsHiddenLayer {
+      router = HeadRouterMatrices(weight: router.weight, bias: router.bias)
+    }
+    if fault == .routerSelectsAtLeast, case .above(let threshold) = choice {
+      choice = .above(threshold.nextDown)
+    }
+    inner.routeHeads(
+      mask, scores: scores, x, router: router, scratch: scratch, choice: choice, headsPerUnit: headsPerUnit)
+  }
+  func routeNeurons(
+    _ neurons: ActiveNeurons, _ x: Tensor, weight: PackedMatrix, scores: Tensor, aggregate: Tensor,
+    choice: ScoreChoice
+  ) {
+    if fault == .neuronRouterDropsLastInput, x.rows > 1 {
+      let last = x.rows(x.rows - 1..<x.rows).address.f32
+      for column in 0..<x.columns { last[column] = 0 }
+    }
+    inner.routeNeurons(
+      neurons, x, weight: weight, scores: scores, aggregate: aggregate, choice: choice)
   }
   func headNorms(_ out: Tensor, attention: Tensor) {
     inner.headNorms(out, attention: attention)

@@ -29,8 +29,9 @@ BUDGETS = [
     (r"polar_attention_decode", 256, 240),  # 4 blocks of 64 threads
     (r"polar_attention_prefill", 64, 168),  # 3 blocks of 128 threads
     (r"polar_attention_prefill", 256, 255),  # 2
-    (r"polar_linear_(8|16)|polar_selective_\w+_(8|16)", None, 96),  # 5: shared memory holds no more
-    (r"polar_linear_(32|64)|polar_selective_\w+_(32|64)", None, 128),  # 4
+    (r"polar_linear_(8|16)|polar_selective_\w+_(8|16)|polar_route_neurons_(8|16)", None, 96),  # 5: shared memory holds no more
+    (r"polar_linear_(32|64)|polar_selective_\w+_(32|64)|polar_route_neurons_(32|64)", None, 128),  # 4
+    (r"polar_route_heads", None, 128),  # fewer blocks than multiprocessors
     (r"polar_attention_plan|polar_list_\w+|polar_argmax|polar_sample", None, 64),  # 1 block of 1024 threads
     (r"polar_ridge_update", None, 80),  # 3 blocks of 256 threads: 16 sums in double precision
     (r"polar_(turns|store_rows|pack_active|gather_scaled|transpose\w*|adamw)", None, 32),  # 8: they wait for memory
@@ -45,7 +46,7 @@ LOAD_TRANSPOSED = r"LDSM\.16\.MT88\.4"
 # Instructions that must be there: without them the kernel is right and slow.
 WANTED = [
     (r"polar_attention_(decode|prefill)", [TENSOR, COPY, LOAD, LOAD_TRANSPOSED]),
-    (r"polar_linear_\d+|polar_selective_up_\w+", [TENSOR, COPY, LOAD]),
+    (r"polar_linear_\d+|polar_selective_up_\w+|polar_route_\w+", [TENSOR, COPY, LOAD]),
     (r"polar_selective_down_\d+", [TENSOR, COPY, LOAD_TRANSPOSED]),
 ]
 

@@ -65,6 +65,7 @@ enum {
   POLAR_CU_ERROR_OUT_OF_MEMORY = 2,
   // cudaDataType, cublasComputeType_t, cublasOperation_t
   POLAR_CUDA_R_32F = 0,
+  POLAR_CUDA_R_16F = 2,
   POLAR_CUDA_R_16BF = 14,
   POLAR_CUBLAS_COMPUTE_32F = 68,
   POLAR_CUBLAS_OP_T = 1,

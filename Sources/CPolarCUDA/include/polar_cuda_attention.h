@@ -42,6 +42,7 @@ typedef struct {
   PolarAddress first_chunk; ///< out: i32 [entries + 1], chunks of all earlier entries
   PolarAddress chunks;      ///< out: PolarAttentionChunk [chunks]
   PolarAddress ranges;      ///< out: i32 [blocks + 1]: the chunk where each block begins
+  PolarAddress tally;       ///< u64 [2]: receives the selected heads and the rows, padding left out, on top; or 0
   int rows, heads, kv_heads;
   int mask_stride;
   int window;               ///< keys at positions > own - window are seen; 0: all
@@ -50,7 +51,7 @@ typedef struct {
   int blocks;               ///< grid of polar_attention_decode
   int reserved;
 } PolarAttentionPlanArgs;
-POLAR_CHECK_SIZE(PolarAttentionPlanArgs, 80);
+POLAR_CHECK_SIZE(PolarAttentionPlanArgs, 88);
 
 /// One piece of work of polar_attention_decode.
 typedef struct {

@@ -199,12 +199,13 @@ typedef struct {
   PolarAddress indices;     ///< i32 [capacity], or 0
   PolarAddress count;       ///< i32 [1], or 0
   PolarAddress partial;     ///< f32 [POLAR_UP_PARTIALS(rows, gated)]
+  PolarAddress tally;       ///< u64 [2]: receives the length of the list and 1 on top (polar_selective_finish); or 0
   int rows, hidden, capacity, gated;
   int out_stride, x_stride, weight_stride, bias_stride;
   float threshold;
   int reserved;
 } PolarSelectiveUpArgs;
-POLAR_CHECK_SIZE(PolarSelectiveUpArgs, 96);
+POLAR_CHECK_SIZE(PolarSelectiveUpArgs, 104);
 // polar_selective_finish takes the same struct.
 // grid (ceil(capacity / POLAR_FLAT_THREADS), rows), block POLAR_FLAT_THREADS, shared 0.
 
@@ -276,6 +277,54 @@ typedef struct {
 } PolarHeadMeasureArgs;
 POLAR_CHECK_SIZE(PolarHeadMeasureArgs, 72);
 
+// ---- Routers (router.cu) ------------------------------------------------------------------------------------------------
+// A router and its choice in one launch. Blocks that share a result count themselves in; the last one completes it.
+
+/// Rows of a block of polar_route_heads.
+enum { POLAR_ROUTE_ROWS = 8 };
+
+/// polar_route_heads: Backend.routeHeads. Sums are those of polar_linear with `splits` pieces.
+/// grid (ceil(units / POLAR_UP_OUTPUTS) + ceil(hidden_units / POLAR_UP_OUTPUTS), ceil(rows / POLAR_ROUTE_ROWS), splits), block
+/// POLAR_GEMM_THREADS, shared POLAR_UP_SHARED(POLAR_ROUTE_ROWS, 0).
+typedef struct {
+  PolarAddress mask;        ///< out: u8 [rows, units * heads_per_unit]
+  PolarAddress scores;      ///< out: f32 [rows, units]
+  PolarAddress x;           ///< f32 [rows, inputs]
+  PolarAddress weight;      ///< elements [units, weight_stride]
+  PolarAddress bias;        ///< f32 [units]
+  PolarAddress hidden_weight; ///< elements [hidden_units, weight_stride], or 0
+  PolarAddress hidden_bias; ///< f32 [hidden_units], or 0
+  PolarAddress output_weight; ///< elements [units, output_stride], or 0
+  PolarAddress partial;     ///< f32 [splits, rows, units + hidden_units]
+  PolarAddress hidden;      ///< f32 [rows, hidden_stride]: after ReLU
+  PolarAddress counters;    ///< u32 [grid.y], zero before and after
+  int rows, inputs, units, hidden_units;
+  int mask_stride, scores_stride, x_stride, weight_stride, output_stride, hidden_stride;
+  int heads_per_unit;
+  int above;                ///< 1: scores greater than threshold; 0: the k largest
+  int k;
+  float threshold;
+} PolarRouteHeadsArgs;
+POLAR_CHECK_SIZE(PolarRouteHeadsArgs, 144);
+
+/// polar_route_neurons_<tokens> (8, 16, 32, 64): the second product of a router of neurons, and over the rows of the batch what
+/// Backend.routeNeurons needs of it, so that scores are never stored. With `sums`: the sum of positive scores, as
+/// polar_union_sums. Without: the list of neurons that a row scores above `threshold`, ascending.
+/// grid ceil(neurons / POLAR_UP_OUTPUTS), block POLAR_GEMM_THREADS, shared POLAR_UP_SHARED(tokens, 0).
+typedef struct {
+  PolarAddress sums;        ///< out: f32 [neurons], or 0
+  PolarAddress indices;     ///< out: i32 [neurons], without sums
+  PolarAddress count;       ///< out: i32 [1], without sums
+  PolarAddress bits;        ///< u64 [grid.x], without sums: bit i is set when neuron i of the block is in the union
+  PolarAddress counter;     ///< u32 [1], zero before and after
+  PolarAddress x;           ///< f32 [rows, rank]
+  PolarAddress weight;      ///< elements [neurons, weight_stride]
+  int rows, rank, neurons;
+  int x_stride, weight_stride;
+  float threshold;
+} PolarRouteNeuronsArgs;
+POLAR_CHECK_SIZE(PolarRouteNeuronsArgs, 80);
+
 /// How the token of one row is drawn (PolarEngine.SamplingParameters; penalties are the caller's).
 typedef struct {
   float temperature;        ///< 0: the most likely token
@@ -345,6 +394,11 @@ POLAR_CHECK_SIZE(PolarSampleArgs, 32);
   X(routing, polar_head_deviations, PolarHeadMeasureArgs)              \
   X(routing, polar_argmax, PolarSampleArgs)                            \
   X(routing, polar_sample, PolarSampleArgs)                            \
+  X(router, polar_route_heads, PolarRouteHeadsArgs)                    \
+  X(router, polar_route_neurons_8, PolarRouteNeuronsArgs)              \
+  X(router, polar_route_neurons_16, PolarRouteNeuronsArgs)             \
+  X(router, polar_route_neurons_32, PolarRouteNeuronsArgs)             \
+  X(router, polar_route_neurons_64, PolarRouteNeuronsArgs)             \
   POLAR_CUDA_TRAINING_KERNELS(X)
 
 // ---- Choices that host and device share ---------------------------------------------------------------------------------

@@ -40,10 +40,15 @@ DEVI void attention_plan(const PolarAttentionPlanArgs& args) {
   const int begin = (int)threadIdx.x * share;
   const int end = begin + share < entries ? begin + share : entries;
   int chunks = 0, pages = 0;
+  u64 tally = 0;  // selected heads, and in the high half rows
   for (int e = begin; e < end; e++) {
-    const int count = plan_entry(args, e).pages.count;
+    const Entry entry = plan_entry(args, e);
+    const int count = entry.pages.count;
     chunks += POLAR_CEIL_DIV(count, POLAR_CHUNK_PAGES);
     pages += count;
+    if (entry.length > 0 && e % entry_kinds(args.mask, args.fallback) == 0) {
+      tally += (u64)bit_count(entry.heads) + (entry.kv_head == 0 ? 1ull << 32 : 0);
+    }
   }
   int all_chunks, all_pages;
   int chunk = block_prefix(chunks, all_chunks);
@@ -69,7 +74,13 @@ DEVI void attention_plan(const PolarAttentionPlanArgs& args) {
       page += size;
     }
   }
+  u64 all_tally;
+  block_prefix(tally, all_tally);
   if (threadIdx.x == 0) {
+    if (args.tally) {
+      ((u64*)args.tally)[0] += all_tally & 0xffffffffu;
+      ((u64*)args.tally)[1] += all_tally >> 32;
+    }
     first[entries] = all_chunks;
     ranges[0] = 0;
     if (all_chunks == 0) {

@@ -108,9 +108,16 @@ DEVI u32 lanes_where(bool value) { return __ballot_sync(0xffffffffu, value); }
 DEVI int lane_up(int value, int distance) { return __shfl_up_sync(0xffffffffu, value, distance); }
 DEVI u64 lane_up(u64 value, int distance) { return __shfl_up_sync(0xffffffffu, value, distance); }
 
-// ---- Integer atomics in shared memory: their order does not matter ------------------------------------------------------
+/// Bits of `value` that are set.
+DEVI int bit_count(u64 value) { return __popcll(value); }
+
+// ---- Integer atomics: their order does not matter -----------------------------------------------------------------------
 
 DEVI void shared_add(u32* to, u32 value) { atomicAdd(to, value); }
 DEVI void shared_add(u64* to, u64 value) { atomicAdd(to, value); }
+/// In global memory; returns what was there.
+DEVI u32 global_add(u32* to, u32 value) { return atomicAdd(to, value); }
+/// What this thread and those it has met at a barrier wrote is seen by whoever sees what it writes next.
+DEVI void device_fence() { __threadfence(); }
 
 #endif

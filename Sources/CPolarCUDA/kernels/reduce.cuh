@@ -56,4 +56,19 @@ DEVI u64 block_largest(u64 value) {
   return top;
 }
 
+/// Whether this block is the last of `blocks` to come here with `counter`, which is zero before and after. The last one sees what
+/// all of them wrote before they came.
+DEVI bool last_to_arrive(u32* counter, u32 blocks) {
+  SHARED_ARRAY(u32, arrived, 1);
+  block_sync();
+  if (threadIdx.x == 0) {
+    device_fence();
+    arrived[0] = global_add(counter, 1);
+    device_fence();
+    if (arrived[0] == blocks - 1) *counter = 0;
+  }
+  block_sync();
+  return arrived[0] == blocks - 1;
+}
+
 #endif

@@ -65,30 +65,15 @@ KERNEL(POLAR_SELECT_THREADS) polar_list_above(ARGS(PolarListArgs) args) {
 
 // ---- Heads of each row --------------------------------------------------------------------------------------------------
 
-DEVI void mark_unit(const PolarSelectArgs& args, int unit, bool selected) {
-  u8* mask = (u8*)args.mask + (u64)blockIdx.x * args.mask_stride + unit * args.heads_per_unit;
-  for (int h = 0; h < args.heads_per_unit; h++) mask[h] = selected ? 1 : 0;
+DEVI void choose_row(const PolarSelectArgs& args, bool above) {
+  choose_units(
+      (u8*)args.mask + (u64)blockIdx.x * args.mask_stride,
+      (const float*)args.scores + (u64)blockIdx.x * args.scores_stride, args.units, args.heads_per_unit, above, args.k,
+      args.threshold);
 }
 
-KERNEL(POLAR_MASK_THREADS) polar_select_top_k(ARGS(PolarSelectArgs) args) {
-  const float* scores = (const float*)args.scores + (u64)blockIdx.x * args.scores_stride;
-  for (int unit = threadIdx.x; unit < args.units; unit += POLAR_MASK_THREADS) {
-    const float mine = scores[unit];
-    int rank = 0;
-    for (int i = 0; i < args.units; i++) {
-      const float other = scores[i];
-      rank += other > mine || (other == mine && i < unit) ? 1 : 0;
-    }
-    mark_unit(args, unit, rank < args.k);
-  }
-}
-
-KERNEL(POLAR_MASK_THREADS) polar_select_above(ARGS(PolarSelectArgs) args) {
-  const float* scores = (const float*)args.scores + (u64)blockIdx.x * args.scores_stride;
-  for (int unit = threadIdx.x; unit < args.units; unit += POLAR_MASK_THREADS) {
-    mark_unit(args, unit, scores[unit] > args.threshold);
-  }
-}
+KERNEL(POLAR_MASK_THREADS) polar_select_top_k(ARGS(PolarSelectArgs) args) { choose_row(args, false); }
+KERNEL(POLAR_MASK_THREADS) polar_select_above(ARGS(PolarSelectArgs) args) { choose_row(args, true); }
 
 KERNEL(128) polar_head_norms(ARGS(PolarHeadMeasureArgs) args) {
   const float* vector =

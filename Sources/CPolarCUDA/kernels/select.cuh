@@ -91,4 +91,19 @@ DEVI Cut cut_count(int n, int k, Key key, Candidate candidate) {
   return cut;
 }
 
+/// Chooses units of one row, for the lanes of a warp: the `k` largest scores, ties to the lower index, or with `above` those
+/// greater than the threshold. A unit is `heads` bytes of the mask.
+DEVI void choose_units(u8* mask, const float* scores, int units, int heads, bool above, int k, float threshold) {
+  for (int unit = threadIdx.x & 31; unit < units; unit += 32) {
+    const float mine = scores[unit];
+    int rank = 0;
+    for (int i = 0; i < units && !above; i++) {
+      const float other = scores[i];
+      rank += other > mine || (other == mine && i < unit) ? 1 : 0;
+    }
+    const bool chosen = above ? mine > threshold : rank < k;
+    for (int h = 0; h < heads; h++) mask[unit * heads + h] = chosen ? 1 : 0;
+  }
+}
+
 #endif

@@ -62,6 +62,10 @@ KERNEL(POLAR_GEMM_THREADS) polar_selective_up_gated_64(ARGS(PolarSelectiveUpArgs
 KERNEL(POLAR_FLAT_THREADS) polar_selective_finish(ARGS(PolarSelectiveUpArgs) args) {
   const int count = list_count(args.count, args.capacity), splits = polar_up_splits(count, args.hidden);
   const int j = blockIdx.x * blockDim.x + threadIdx.x, token = blockIdx.y;
+  if (args.tally && j == 0 && token == 0) {
+    ((u64*)args.tally)[0] += count;
+    ((u64*)args.tally)[1] += 1;
+  }
   if (splits == 1 || j >= count) return;
   float first = 0, second = 0;
   for (int s = 0; s < splits; s++) {

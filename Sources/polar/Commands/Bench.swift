@@ -96,7 +96,7 @@ struct BenchDecodeCommand: ParsableCommand {
 
   func run() throws {
     for value in density.values { try Density.validated(value) }
-    let backend = try model.device.makeBackend(kv: model.kvFormat)
+    let backend = try model.makeBackend()
     let loaded = try ModelLoader.load(
       from: model.url, precision: model.weights, on: backend)
     let limits = try Device.measureLimits(threads: model.threads)

@@ -26,7 +26,7 @@ struct BenchEngineCommand: AsyncParsableCommand {
   var runs = 3
 
   func run() async throws {
-    let backend = try model.device.makeBackend(kv: model.kvFormat)
+    let backend = try model.makeBackend()
     let loaded = try ModelLoader.load(from: model.url, on: backend)
     let tokenizer = loaded.tokenizer
     guard let books = Demo.resources?.appendingPathComponent("prompts.txt").path else {

@@ -68,7 +68,7 @@ struct CalibrateCommand: ParsableCommand {
     guard FileManager.default.isWritableFile(atPath: directory) else {
       throw PolarError.file(path: output, reason: "the folder does not exist or cannot be written")
     }
-    let backend = try model.device.makeBackend(kv: model.kvFormat)
+    let backend = try model.makeBackend()
     let loaded = try ModelLoader.load(
       from: model.url, precision: model.weights, on: backend)
     var ids = loaded.tokenizer.encode(try text.map(readText).joined(separator: "\n\n"))

@@ -32,7 +32,7 @@ struct PerplexityCommand: ParsableCommand {
   }
 
   func run() throws {
-    let backend = try model.device.makeBackend(kv: model.kvFormat)
+    let backend = try model.makeBackend()
     let loaded = try ModelLoader.load(
       from: model.url, precision: model.weights, on: backend, neuronSparse: false)
     var ids = loaded.tokenizer.encode(try readText(text))

@@ -13,8 +13,8 @@ struct ModelOptions: ParsableArguments {
 
   @Option(
     help: """
-      Weights in memory: bf16, int8 or q4; as stored in the file by default (4-bit blocks stay 4-bit, \
-      wider blocks become int8).
+      Weights in memory: bf16, f16 (GPU), int8 or q4; as stored in the file by default (4-bit blocks stay \
+      4-bit, wider blocks become int8; f16 files stay f16 on a GPU).
       """)
   var weights: WeightPrecision = .stored
 
@@ -22,12 +22,18 @@ struct ModelOptions: ParsableArguments {
 
   @Option(
     name: .customLong("kv"),
-    help: "How K and V are stored: bf16, or int8 with a scale per token and head (CPU).")
+    help:
+      "How K and V are stored: bf16 (f16 with f16 weights), or int8 with a scale per token and head (CPU).")
   var kvFormat = KVFormat.bf16
 
   var threads: Int? { place.threads }
   var url: URL { URL(fileURLWithPath: model) }
   var device: Device { place.device }
+
+  /// The device's backend for this model.
+  func makeBackend() throws(PolarError) -> any Backend {
+    try device.makeBackend(kv: kvFormat, weights: weights, model: url)
+  }
 }
 
 /// Where to compute.

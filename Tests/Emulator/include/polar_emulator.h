@@ -2,7 +2,8 @@
 //
 // Every CUDA thread is a fiber. Barriers and warp operations are rendezvous; between them the fibers of a block run in an order
 // that the seed decides. Tensor-core operations and matrix loads are exact in their register layout. Asynchronous copies arrive
-// only at their wait, and what they write to reads as NaN before. Shared memory starts as NaN. Blocks run one after another.
+// only at their wait, and what they write to reads as NaN before. Shared memory starts as NaN. Blocks run one after another, in an
+// order that the seed decides, too.
 // A deadlock, lanes of a warp at different operations, a misaligned copy and an access outside of the block's shared memory are
 // errors. It cannot show timing, bank conflicts, or races between blocks.
 #ifndef POLAR_EMULATOR_H
