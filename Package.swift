@@ -115,7 +115,7 @@ let package = Package(
         "PolarTokenizer", "PolarReference", "PolarCPU", "CMallocCounter",
       ]),
     tests("PolarCalibrationTests", ["PolarCalibration", "PolarReference", "PolarCPU"]),
-    tests("PolarTests", ["Polar"]),
+    tests("PolarTests", ["Polar", "PolarCUDA", "PolarCore", "PolarFormats", "EmulatedCUDA"]),
   ],
   swiftLanguageModes: [.v6],
   cxxLanguageStandard: .cxx17

@@ -15,7 +15,7 @@ cp .build/release/polar "$folder/polar-gpu/"
 strip "$folder/polar-gpu/polar"
 # Resource bundles lie beside the executable that uses them.
 cp -rL .build/release/*.resources "$folder/polar-gpu/"
-cp Benchmarks/gpu/run.sh "$folder/polar-gpu/"
+cp Benchmarks/gpu/run.sh Benchmarks/gpu/report.py Benchmarks/gpu/torch_peers.py "$folder/polar-gpu/"
 git rev-parse HEAD >"$folder/polar-gpu/commit"
 if ! "$folder/polar-gpu/polar" kernels build --arch sm_80,sm_90a --output "$folder/polar-gpu/polar.kernels"; then
   echo "pack.sh: no compiled kernels in the archive; the GPU machine needs NVRTC"

@@ -81,6 +81,8 @@ public struct Demo: Sendable {
   /// A demo.
   public init(options: Options = Options()) { self.options = options }
 
+  /// The file of the profile in that folder.
+  static let profileName = "opt-books.profile.safetensors"
   /// The folder with the embedded model, its profile and the prompts.
   public static var resources: URL? {
     Bundle.module.resourceURL?.appendingPathComponent("demo", isDirectory: true)
@@ -99,7 +101,7 @@ public struct Demo: Sendable {
     }
     let backend = try Device.cpu(threads: options.threads).makeBackend()
     let loaded = try ModelLoader.load(from: folder, on: backend)
-    let profile = try loaded.profile(at: folder.appendingPathComponent("opt-books.profile.safetensors"))
+    let profile = try loaded.profile(at: folder.appendingPathComponent(Self.profileName))
     let policies = try profile.modes.map { mode in
       (mode: mode, policy: try profile.policy(mode, density: options.density, on: backend))
     }

@@ -5,9 +5,10 @@ import PolarEngine
 import PolarFormats
 import PolarModels
 import PolarSparsity
+import PolarTokenizer
 
-/// Checks of a device that need a model: recorded steps against issued ones, and the device against the CPU. The model is the
-/// demo's, unless another is given.
+/// Checks of a device that need a model: recorded steps against issued ones, and the device against the CPU, dense and with
+/// heads, neurons or both selected; and a greedy text. The model is the demo's with its profile, unless another is given.
 public struct DeviceSelfTest {
   /// The outcome of one check.
   public struct Result: Sendable {
@@ -19,10 +20,13 @@ public struct DeviceSelfTest {
     public var detail: String
   }
 
-  private static let sequences = 8
-  private static let pagesEach = 8
+  /// Of tokens, the share that must equal the CPU's: rounding may turn near ties, and a selection near its threshold.
+  private static let share = 0.95
+  /// Two tokens of a greedy text may change places when the CPU's logits of them lie as near as this.
+  private static let nearTie: Float = 0.25
 
   private let model: URL
+  private let isDemo: Bool
   private let backend: any Backend
 
   /// Checks of `backend` with the model at `url`; the demo's model when nil.
@@ -32,114 +36,218 @@ public struct DeviceSelfTest {
       throw .file(path: "demo resources", reason: "are missing beside the executable")
     }
     self.model = model
+    isDemo = url == nil
     self.backend = backend
   }
 
-  /// Runs all checks.
-  public func run(steps: Int = 300) throws(PolarError) -> [Result] {
-    let loaded = try ModelLoader.load(from: model, on: backend)
-    let device = try runner(loaded, on: backend)
-    let cpuBackend = try CPUBackend()
-    let cpu = try runner(try ModelLoader.load(from: model, on: cpuBackend), on: cpuBackend)
-    var generator = SplitMix64(seed: 5)
-    var scene = Scene(vocabulary: loaded.model.config.vocabulary)
-    var compared = 0
-    var replaysAgree = 0
-    var tokensAgree = 0
-    for _ in 0..<steps {
-      for request in scene.advance(&generator) {
-        for runner in [device, cpu] {
-          runner.prefill([(request.tokens, scene.pages(request.slot))]) { _, _ in }
-        }
-      }
-      let issued = tokens(device, scene, replaying: false)
-      // The same step again: it writes the same K and V.
-      let replayed = tokens(device, scene, replaying: true)
-      let expected = tokens(cpu, scene, replaying: false)
-      compared += issued.count
-      replaysAgree += zip(issued, replayed).count { $0 == $1 }
-      tokensAgree += zip(issued, expected).count { $0 == $1 }
-      scene.append(expected)
+  /// Runs all checks: `steps` decode steps of requests that come and go for each mode, then a text of at most `textTokens`
+  /// tokens. `progress` gets each result as it is there.
+  public func run(
+    steps: Int = 300, textTokens: Int = 48, progress: ((Result) -> Void)? = nil
+  ) throws(PolarError) -> [Result] {
+    var results: [Result] = []
+    func report(_ name: String, _ passed: Bool, _ detail: String) {
+      results.append(Result(name: name, passed: passed, detail: detail))
+      if let last = results.last { progress?(last) }
     }
-    var results = [
-      Result(
-        name: "most likely tokens equal the CPU's", passed: Double(tokensAgree) >= 0.97 * Double(compared),
-        detail: "\(tokensAgree) of \(compared) (rounding may turn near ties)")
-    ]
-    if backend.recordsWork {
-      results.append(
-        Result(
-          name: "recorded steps equal issued ones", passed: replaysAgree == compared,
-          detail: "\(replaysAgree) of \(compared) tokens, recorded batches \(device.recordedBuckets)"))
+    let device = try Side(model, isDemo: isDemo, on: backend)
+    let cpu = try Side(model, isDemo: isDemo, on: try CPUBackend())
+    for (mode, ours, theirs) in zip(device.policies, cpu.policies).map({ ($0.mode, $0.policy, $1.policy) }) {
+      let counts = compare(device, ours, cpu, theirs, steps: steps)
+      let title = mode == .dense ? "dense" : "\(mode.rawValue)-sparse"
+      report(
+        "\(title) steps: most likely tokens equal the CPU's",
+        Double(counts.asCPU) >= Self.share * Double(counts.tokens),
+        "\(counts.asCPU) of \(counts.tokens), at least \(Int(Self.share * 100)) % wanted"
+          + (counts.density < 1 ? "; \(Int((counts.density * 100).rounded())) % of heads computed" : ""))
+      guard backend.recordsWork else { continue }
+      report(
+        "\(title) steps: recorded equal issued", counts.asIssued == counts.tokens,
+        "\(counts.asIssued) of \(counts.tokens) tokens in \(steps) steps, recorded batches "
+          + counts.recorded.map(String.init).joined(separator: ", "))
     }
-    if let failure = backend.failure {
-      results.append(Result(name: "no error of the device", passed: false, detail: "\(failure)"))
-    }
+    let text = greedyText(device, cpu, tokens: textTokens)
+    report("greedy text equals the CPU's", text.passed, text.detail)
+    if let failure = backend.failure { report("no error of the device", false, "\(failure)") }
     return results
   }
 
-  private func runner(_ loaded: LoadedModel, on backend: any Backend) throws(PolarError) -> ModelRunner {
-    try ModelRunner(
-      model: loaded.model, backend: backend, cachePages: Self.sequences * Self.pagesEach, maximumRows: 64,
-      maximumSequences: Self.sequences, maximumContext: Self.pagesEach * KVPage.tokens)
+  private struct Counts {
+    var tokens = 0
+    /// Of recorded steps, those that equal issued ones.
+    var asIssued = 0
+    var asCPU = 0
+    var recorded: [Int] = []
+    /// Of heads.
+    var density = 1.0
   }
 
-  private func tokens(_ runner: ModelRunner, _ scene: Scene, replaying: Bool) -> [Int32] {
+  /// Decodes the same changing batch three times: issued and recorded on the device, and on the CPU.
+  private func compare(
+    _ device: Side, _ ours: any SparsityPolicy, _ cpu: Side, _ theirs: any SparsityPolicy, steps: Int
+  ) -> Counts {
+    var counts = Counts()
+    var generator = SplitMix64(seed: 5)
+    var scene = SelfTestScene(vocabulary: device.loaded.model.config.vocabulary)
+    device.runner.forgetRecordings()
+    let counted = CountingPolicy(theirs, statistics: cpu.statistics)
+    cpu.statistics.reset()
+    for _ in 0..<steps {
+      for request in scene.advance(&generator) {
+        for side in [device, cpu] {
+          side.runner.prefill([(request.tokens, scene.pages(request.slot))]) { _, _ in }
+        }
+      }
+      let issued = device.tokens(scene, ours, replaying: false)
+      // The same step again: it writes the same K and V.
+      let replayed = backend.recordsWork ? device.tokens(scene, ours, replaying: true) : issued
+      let expected = cpu.tokens(scene, counted, replaying: false)
+      counts.tokens += issued.count
+      counts.asIssued += zip(issued, replayed).count { $0 == $1 }
+      counts.asCPU += zip(issued, expected).count { $0 == $1 }
+      scene.append(expected)
+    }
+    counts.recorded = device.runner.recordedBuckets
+    counts.density = cpu.statistics.density()
+    return counts
+  }
+
+  /// A text on both, token for token; it may part where two tokens are as likely as each other.
+  private func greedyText(_ device: Side, _ cpu: Side, tokens: Int) -> (passed: Bool, detail: String) {
+    var sequence = device.loaded.tokenizer.encode("He went to the")
+    let start = sequence.count
+    let pages = (0..<Int32(SelfTestScene.pagesEach)).map { $0 }
+    device.runner.forgetRecordings()
+    for side in [device, cpu] { side.runner.prefill([(sequence, pages)]) { _, _ in } }
+    let room = SelfTestScene.pagesEach * KVPage.tokens - start
+    for step in 0..<max(0, min(tokens, room)) {
+      func logits(_ side: Side) -> UnsafeBufferPointer<Float> {
+        side.runner.begin()
+        side.runner.append(sequence[start + step - 1], at: start + step - 1, pages: pages)
+        return side.runner.run(.decode, replaying: side === device)
+      }
+      guard let mine = Sampler.argmax(logits(device)) else {
+        return (false, "logits of token \(step + 1) are not numbers")
+      }
+      let theirs = logits(cpu)
+      guard let wanted = Sampler.argmax(theirs) else { return (false, "the CPU's logits are not numbers") }
+      if mine != wanted {
+        let apart = theirs[Int(wanted)] - theirs[Int(mine)]
+        return (
+          apart <= Self.nearTie,
+          "parts at token \(step + 1), where the CPU's logits of the two are \(apart) apart "
+            + "(a near tie up to \(Self.nearTie))"
+        )
+      }
+      sequence.append(wanted)
+    }
+    let text = device.loaded.tokenizer.decode(Array(sequence[start...]))
+    return (true, "\(sequence.count - start) tokens: \(text.debugDescription)")
+  }
+}
+
+/// The model on one backend, with a policy for each mode.
+private final class Side {
+  let loaded: LoadedModel
+  let runner: ModelRunner
+  let policies: [(mode: SparsityMode, policy: any SparsityPolicy)]
+  let statistics: SelectionStatistics
+
+  init(_ model: URL, isDemo: Bool, on backend: any Backend) throws(PolarError) {
+    let loaded = try ModelLoader.load(from: model, on: backend)
+    let config = loaded.model.config
+    var profile: SparsityProfile?
+    if isDemo { profile = try loaded.profile(at: model.appendingPathComponent(Demo.profileName)) }
+    if let profile {
+      policies = try profile.modes.map { mode throws(PolarError) in
+        (mode, try profile.policy(mode, on: backend))
+      }
+    } else {
+      policies = [(.dense, DensePolicy()), (.heads, try Self.everyOtherHead(config, on: backend))]
+    }
+    self.loaded = loaded
+    statistics = SelectionStatistics(
+      layers: config.layers, heads: config.heads, neurons: config.intermediate)
+    runner = try ModelRunner(
+      model: loaded.model, backend: backend,
+      cachePages: SelfTestScene.sequences * SelfTestScene.pagesEach, maximumRows: 64,
+      maximumSequences: SelfTestScene.sequences,
+      maximumContext: SelfTestScene.pagesEach * KVPage.tokens,
+      policyBytes: policies.map { $0.policy.workspaceByteCount(rows: SelfTestScene.sequences) }.max() ?? 0)
+  }
+
+  /// For models without a profile: every other unit, the others attending locally; the first layer is dense.
+  private static func everyOtherHead(
+    _ config: ModelConfig, on backend: any Backend
+  ) throws(PolarError) -> any SparsityPolicy {
+    let units = SelectionUnits.natural(heads: config.heads, kvHeads: config.kvHeads)
+    return try StaticPolicy(
+      masks: (0..<config.layers).map { layer in
+        layer == 0 ? nil : (0..<units.count).map { ($0 + layer) % 2 == 0 }
+      }, hidden: config.hidden, units: units, fallback: .local(sinkPages: 1, recentPages: 2), on: backend)
+  }
+
+  /// The most likely token of each row of a step.
+  func tokens(_ scene: SelfTestScene, _ policy: any SparsityPolicy, replaying: Bool) -> [Int32] {
     runner.begin()
     for request in scene.running {
       let last = request.tokens.count - 1
       runner.append(request.tokens[last], at: last, pages: scene.pages(request.slot))
     }
-    let logits = runner.run(.decode, replaying: replaying)
+    let logits = runner.run(.decode, policy: policy, replaying: replaying)
     return scene.running.indices.map { row in
       let line = logits[row * scene.vocabulary..<(row + 1) * scene.vocabulary]
       return Sampler.argmax(UnsafeBufferPointer(rebasing: line)) ?? -1
     }
   }
+}
 
-  /// Requests that come and go.
-  private struct Scene {
-    struct Request {
-      let slot: Int
-      var tokens: [Int32]
-      var remaining: Int
+/// Requests that come and go.
+private struct SelfTestScene {
+  static let sequences = 8
+  static let pagesEach = 8
+
+  struct Request {
+    let slot: Int
+    var tokens: [Int32]
+    var remaining: Int
+  }
+
+  let vocabulary: Int
+  private(set) var running: [Request] = []
+  private var free = Array(0..<Self.sequences)
+
+  init(vocabulary: Int) { self.vocabulary = vocabulary }
+
+  /// Pages of a slot, none beside the other.
+  func pages(_ slot: Int) -> [Int32] {
+    (0..<Int32(Self.pagesEach)).map { $0 * Int32(Self.sequences) + Int32(slot) }
+  }
+
+  /// Lets finished requests go and new ones come, and returns the new ones.
+  mutating func advance(_ generator: inout SplitMix64) -> [Request] {
+    let most = Self.pagesEach * KVPage.tokens
+    for request in running where request.remaining <= 0 || request.tokens.count >= most {
+      free.append(request.slot)
     }
-
-    let vocabulary: Int
-    private(set) var running: [Request] = []
-    private var free = Array(0..<DeviceSelfTest.sequences)
-
-    init(vocabulary: Int) { self.vocabulary = vocabulary }
-
-    func pages(_ slot: Int) -> [Int32] {
-      (0..<Int32(DeviceSelfTest.pagesEach)).map { $0 * Int32(DeviceSelfTest.sequences) + Int32(slot) }
+    running.removeAll { $0.remaining <= 0 || $0.tokens.count >= most }
+    guard running.isEmpty || (!free.isEmpty && Int.random(in: 0..<4, using: &generator) == 0) else {
+      return []
     }
-
-    /// Lets finished requests go and new ones come, and returns the new ones.
-    mutating func advance(_ generator: inout SplitMix64) -> [Request] {
-      let most = DeviceSelfTest.pagesEach * KVPage.tokens
-      for request in running where request.remaining <= 0 || request.tokens.count >= most {
-        free.append(request.slot)
-      }
-      running.removeAll { $0.remaining <= 0 || $0.tokens.count >= most }
-      guard running.isEmpty || (!free.isEmpty && Int.random(in: 0..<4, using: &generator) == 0) else {
-        return []
-      }
-      let slot = free.remove(at: Int.random(in: 0..<free.count, using: &generator))
-      let tokens = (0..<Int.random(in: 1...40, using: &generator)).map { _ in
-        Int32.random(in: 0..<Int32(vocabulary), using: &generator)
-      }
-      let request = Request(
-        slot: slot, tokens: tokens, remaining: Int.random(in: 1...40, using: &generator))
-      running.append(request)
-      return [request]
+    let slot = free.remove(at: Int.random(in: 0..<free.count, using: &generator))
+    let tokens = (0..<Int.random(in: 1...40, using: &generator)).map { _ in
+      Int32.random(in: 0..<Int32(vocabulary), using: &generator)
     }
+    let request = Request(
+      slot: slot, tokens: tokens, remaining: Int.random(in: 1...40, using: &generator))
+    running.append(request)
+    return [request]
+  }
 
-    mutating func append(_ tokens: [Int32]) {
-      for index in running.indices {
-        running[index].tokens.append(max(0, tokens[index]))
-        running[index].remaining -= 1
-      }
+  mutating func append(_ tokens: [Int32]) {
+    for index in running.indices {
+      running[index].tokens.append(max(0, tokens[index]))
+      running[index].remaining -= 1
     }
   }
 }

@@ -4,7 +4,7 @@ public import PolarCore
 public struct OpBench {
   /// One op's time.
   public struct Row: Sendable, Codable {
-    /// `attention`, `linear` or `selective`.
+    /// `attention`, `linear`, `selective` or `router`.
     public var section: String
     /// Shape and variant, such as `32/8 x 128, context 8192`.
     public var shape: String
@@ -141,6 +141,65 @@ public struct OpBench {
       return row(
         "linear", "\(outputs) x \(inputs)", batch: batch, density: 1, "linear", seconds,
         bytes: outputs * inputs * 2, dense: seconds)
+    }
+  }
+
+  // MARK: Routers
+
+  /// Routers with their choice: of `units` heads from `hidden` inputs, and of `neurons` through a middle of `rank`.
+  public func routers(
+    hidden: Int, units: Int, neurons: Int, rank: Int, batches: [Int]
+  ) throws(PolarError) -> [Row] {
+    func bytes(_ outputs: Int, _ inputs: Int) -> Int {
+      backend.packedByteCount(outputs: outputs, inputs: inputs) + 256
+    }
+    let set = bytes(units, hidden) + bytes(rank, hidden) + bytes(neurons, rank)
+    let copies = max(1, min(16, coldBytes / set))
+    let most = batches.max() ?? 1
+    var memory = try BenchMemory(
+      copies * (set + 1024) + most * (hidden + rank + 2 * units + neurons) * 4 + neurons * 8 + 1 << 16,
+      on: backend)
+    let sets = (0..<copies).map { _ in
+      (
+        HeadRouterMatrices(
+          weight: memory.matrix(outputs: units, inputs: hidden), bias: memory.take(columns: units)),
+        memory.matrix(outputs: rank, inputs: hidden), memory.matrix(outputs: neurons, inputs: rank)
+      )
+    }
+    let (x, middle) = (memory.take(rows: most, columns: hidden), memory.take(rows: most, columns: rank))
+    let (mask, scores) = (
+      memory.take(rows: most, columns: units, dtype: .u8), memory.take(rows: most, columns: units)
+    )
+    let (rows, aggregate) = (memory.take(rows: most, columns: neurons), memory.take(columns: neurons))
+    let list = ActiveNeurons(
+      indices: memory.integers(Array(repeating: 0, count: neurons)), count: memory.integers([0]))
+    func choose(_ index: Int, _ batch: Int, _ choice: ScoreChoice) {
+      let (_, down, up) = sets[index % copies]
+      backend.linear(middle.rows(0..<batch), x.rows(0..<batch), weight: down, bias: nil)
+      backend.routeNeurons(
+        list, middle.rows(0..<batch), weight: up, scores: rows.rows(0..<batch), aggregate: aggregate,
+        choice: choice)
+    }
+    return batches.flatMap { batch -> [Row] in
+      let heads = timer.seconds(inner: max(4, copies)) { index in
+        backend.routeHeads(
+          mask.rows(0..<batch), scores: scores.rows(0..<batch), x.rows(0..<batch),
+          router: sets[index % copies].0, scratch: nil, choice: .largest((units + 1) / 2), headsPerUnit: 1)
+      }
+      let aggregated = timer.seconds(inner: max(4, copies)) { choose($0, batch, .largest(neurons / 10)) }
+      let union = timer.seconds(inner: max(4, copies)) { choose($0, batch, .above(0)) }
+      let neuronBytes = (rank * hidden + neurons * rank) * 2
+      return [
+        row(
+          "router", "\(units) heads of \(hidden)", batch: batch, density: 1, "heads", heads,
+          bytes: units * hidden * 2, dense: heads),
+        row(
+          "router", "\(neurons) neurons, rank \(rank), of \(hidden)", batch: batch, density: 1,
+          "neurons, top-k", aggregated, bytes: neuronBytes, dense: aggregated),
+        row(
+          "router", "\(neurons) neurons, rank \(rank), of \(hidden)", batch: batch, density: 1,
+          "neurons, union", union, bytes: neuronBytes, dense: union),
+      ]
     }
   }
 

@@ -26,6 +26,7 @@ package final class EmulatedDevice: KernelDevice {
     var side: [Launch]?
     var isOnSide = false
     var launches = 0
+    var kernels: Set<Kernel> = []
     var recordings = 0
     var replays = 0
     var seed: UInt64
@@ -34,6 +35,8 @@ package final class EmulatedDevice: KernelDevice {
   private let state: Mutex<State>
   /// A fault that is planted in the kernels that it concerns.
   private let mutation: String?
+  /// The one kernel that the fault is in; nil: in all that it concerns.
+  private let mutated: Kernel?
   package let multiprocessors: Int
   package let element: CUDAElement
   package var name: String { "cuda-emulated" }
@@ -41,17 +44,21 @@ package final class EmulatedDevice: KernelDevice {
 
   /// Kernels run so far.
   package var launches: Int { state.withLock { $0.launches } }
+  /// Which kernels ran.
+  package var kernels: Set<Kernel> { state.withLock { $0.kernels } }
   /// Recordings made and replayed so far.
   package var recordings: (made: Int, replayed: Int) { state.withLock { ($0.recordings, $0.replays) } }
 
   /// A machine of a few multiprocessors. The seed decides in which order threads and blocks run; `mutation` is a fault that is
   /// planted in those kernels that it concerns.
   package init(
-    multiprocessors: Int = 3, seed: UInt64 = 1, element: CUDAElement = .bf16, mutation: String? = nil
+    multiprocessors: Int = 3, seed: UInt64 = 1, element: CUDAElement = .bf16, mutation: String? = nil,
+    mutated: Kernel? = nil
   ) {
     self.multiprocessors = multiprocessors
     self.element = element
     self.mutation = mutation
+    self.mutated = mutated
     state = Mutex(State(seed: seed))
   }
 
@@ -142,6 +149,7 @@ package final class EmulatedDevice: KernelDevice {
   private func run(_ launch: Launch) {
     let seed = state.withLock { state in
       state.launches += 1
+      state.kernels.insert(launch.kernel)
       state.seed &+= 1
       return state.seed
     }
@@ -158,7 +166,8 @@ package final class EmulatedDevice: KernelDevice {
         emulated.args = arguments.baseAddress
         emulated.args_bytes = UInt(arguments.count)
         emulated.seed = seed
-        guard let mutation, Self.concerns(mutation, launch.kernel) else {
+        guard let mutation, mutated ?? launch.kernel == launch.kernel, Self.concerns(mutation, launch.kernel)
+        else {
           return polar_emulator_launch(&emulated, &message, UInt(message.count))
         }
         return mutation.withCString { fault in

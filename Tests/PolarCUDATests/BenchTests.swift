@@ -20,7 +20,10 @@ import Testing
     #expect(linear.map(\.batch) == [1, 9])
     let selective = try bench.selective(hidden: 64, neurons: 128, densities: [0.25, 1], batches: [3])
     #expect(selective.map(\.density) == [1, 0.25, 1])
-    for row in attention + linear + selective { #expect(row.seconds > 0 && row.bandwidth > 0) }
+    let routers = try bench.routers(hidden: 64, units: 6, neurons: 200, rank: 32, batches: [1, 9])
+    #expect(routers.map(\.variant).prefix(3) == ["heads", "neurons, top-k", "neurons, union"])
+    #expect(routers.count == 6)
+    for row in attention + linear + selective + routers { #expect(row.seconds > 0 && row.bandwidth > 0) }
     #expect(backend.failure == nil)
     #expect(device.recordings.made > 0)
     #expect(try backend.measuredCopyBandwidth(byteCount: 1 << 20) > 0)

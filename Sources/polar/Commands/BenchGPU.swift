@@ -10,12 +10,12 @@ struct BenchGPUCommand: ParsableCommand {
     abstract:
       "Measures a GPU from its copy bandwidth to whole decode steps, with random weights made on the device.",
     discussion: """
-      Sections: copy, attention, linear, selective, decode. Every result is a line of JSON. With --tiny all of it runs at sizes
+      Sections: copy, attention, linear, selective, router, decode. Every result is a line of JSON. With --tiny all of it runs at sizes
       for a test, on any device.
       """)
 
   enum Section: String, CaseIterable, ExpressibleByArgument {
-    case copy, attention, linear, selective, decode
+    case copy, attention, linear, selective, router, decode
   }
 
   @OptionGroup var place: DeviceOptions
@@ -96,6 +96,17 @@ struct BenchGPUCommand: ParsableCommand {
         for row in rows { try emit(row) }
       }
     }
+    if sections.contains(.router) {
+      // OPT-66B, OPT-6.7B; groups of Llama-3.1-8B.
+      let shapes =
+        tiny
+        ? [(64, 8, 256, 32)] : [(9216, 72, 36864, 1024), (4096, 32, 16384, 1024), (4096, 8, 16384, 1024)]
+      for (hidden, units, neurons, rank) in shapes {
+        let rows = try ops.routers(
+          hidden: hidden, units: units, neurons: neurons, rank: rank, batches: tiny ? [1, 5] : [1, 16, 64])
+        for row in rows { try emit(row) }
+      }
+    }
     if sections.contains(.decode) { try decode(backend) { try emit($0) } }
   }
 
@@ -133,9 +144,9 @@ struct BenchGPUCommand: ParsableCommand {
   private var attentionShapes: [(AttentionBench.Shape, [Double])] {
     if tiny { return [(.init(heads: 8, kvHeads: 4, headDim: 16, context: 70, batch: 3), [0.5])] }
     return [
-      (.init(heads: 72, kvHeads: 72, headDim: 128, context: 1920, batch: 64), [0.3, 0.5]),
+      (.init(heads: 72, kvHeads: 72, headDim: 128, context: 1920, batch: 64), [0.3, 0.5, 0.625]),
       (.init(heads: 32, kvHeads: 32, headDim: 128, context: 3968, batch: 64), [0.3, 0.5, 0.625]),
-      (.init(heads: 32, kvHeads: 8, headDim: 128, context: 8192, batch: 64), [0.5, 0.625]),
+      (.init(heads: 32, kvHeads: 8, headDim: 128, context: 8192, batch: 64), [0.3, 0.5, 0.625]),
       (.init(heads: 32, kvHeads: 8, headDim: 128, context: 4096, batch: 1), [0.5]),
     ]
   }

@@ -16,9 +16,17 @@ struct DoctorCommand: ParsableCommand {
   var selftest = false
   @Option(help: "The model that --selftest decodes with; the demo's by default.")
   var model: String?
+  @Option(help: "Decode steps of each mode that --selftest compares.")
+  var steps = 300
+  @Option(help: "Run only checks of the conformance suite whose name contains this, and no model.")
+  var only: String?
   @OptionGroup var place: DeviceOptions
   @Flag(help: "Print JSON.")
   var json = false
+
+  func validate() throws {
+    if steps < 1 { throw ValidationError("--steps: must be at least 1, is \(steps)") }
+  }
 
   private struct Report: Encodable {
     var processor: String
@@ -51,15 +59,18 @@ struct DoctorCommand: ParsableCommand {
     }
     if selftest {
       var failures: [String] = []
-      let results = ConformanceSuite().run(backend) { result in
+      let results = ConformanceSuite().run(backend, matching: only) { result in
         guard !result.passed else { return }
         failures.append("\(result.name): \(result.detail)")
       }
-      let checks = try DeviceSelfTest(backend, model: model.map { URL(fileURLWithPath: $0) }).run()
-      for check in checks {
-        if !json { print("model       \(check.name): \(check.detail)") }
-        if !check.passed { failures.append("\(check.name): \(check.detail)") }
-      }
+      if !json { print("ops         \(results.count - failures.count) of \(results.count) checks passed") }
+      let checks =
+        only != nil
+        ? []
+        : try DeviceSelfTest(backend, model: model.map { URL(fileURLWithPath: $0) }).run(steps: steps) {
+          if !json { print("\($0.passed ? "ok    " : "FAILED")      \($0.name): \($0.detail)") }
+        }
+      for check in checks where !check.passed { failures.append("\(check.name): \(check.detail)") }
       report.selftestPassed = results.count + checks.count - failures.count
       report.selftestFailed = failures
       if !json {

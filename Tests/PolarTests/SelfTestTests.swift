@@ -1,0 +1,32 @@
+import EmulatedCUDA
+import Polar
+import PolarCUDA
+import Testing
+
+@Suite struct SelfTestTests {
+  /// The self-test of a GPU, shorter, on the emulated one: all modes of the demo's model.
+  @Test func passesOnTheEmulatedDevice() throws {
+    let backend = try CUDABackend(device: EmulatedDevice())
+    let results = try DeviceSelfTest(backend).run(steps: 5, textTokens: 4)
+    #expect(results.count == 9)
+    for result in results { #expect(result.passed, "\(result.name): \(result.detail)") }
+    #expect(Set(results.map(\.name)).count == results.count)
+  }
+
+  /// With weights, K and V in f16.
+  @Test func halfPrecisionPassesToo() throws {
+    let backend = try CUDABackend(device: EmulatedDevice(element: .f16))
+    for result in try DeviceSelfTest(backend).run(steps: 2, textTokens: 2) {
+      #expect(result.passed, "\(result.name): \(result.detail)")
+    }
+  }
+
+  /// A broken selective kernel shows.
+  @Test func aFaultIsNoticed() throws {
+    let backend = try CUDABackend(device: EmulatedDevice(mutation: "next neuron's weights"))
+    let results = try DeviceSelfTest(backend).run(steps: 2, textTokens: 1)
+    let failed = results.filter { !$0.passed }.map(\.name)
+    #expect(failed.contains { $0.hasPrefix("mlp-sparse") }, "\(failed)")
+    #expect(!failed.contains { $0.hasPrefix("dense") }, "\(failed)")
+  }
+}
