@@ -1,5 +1,6 @@
 public import Foundation
 import PolarCPU
+import PolarCalibration
 public import PolarCore
 import PolarEngine
 import PolarFormats
@@ -8,7 +9,7 @@ import PolarSparsity
 import PolarTokenizer
 
 /// Checks of a device that need a model: recorded steps against issued ones, and the device against the CPU, dense and with
-/// heads, neurons or both selected; and a greedy text. The model is the demo's with its profile, unless another is given.
+/// heads, neurons or both selected; a greedy text; and the ops of training. The model is the demo's with its profile, unless another is given.
 public struct DeviceSelfTest {
   /// The outcome of one check.
   public struct Result: Sendable {
@@ -41,9 +42,10 @@ public struct DeviceSelfTest {
   }
 
   /// Runs all checks: `steps` decode steps of requests that come and go for each mode, then a text of at most `textTokens`
-  /// tokens. `progress` gets each result as it is there.
+  /// tokens, then the ops of training where the device has some, with `largeProducts` of real sizes too. `progress` gets
+  /// each result as it is there.
   public func run(
-    steps: Int = 300, textTokens: Int = 48, progress: ((Result) -> Void)? = nil
+    steps: Int = 300, textTokens: Int = 48, largeProducts: Bool = true, progress: ((Result) -> Void)? = nil
   ) throws(PolarError) -> [Result] {
     var results: [Result] = []
     func report(_ name: String, _ passed: Bool, _ detail: String) {
@@ -68,6 +70,10 @@ public struct DeviceSelfTest {
     }
     let text = greedyText(device, cpu, tokens: textTokens)
     report("greedy text equals the CPU's", text.passed, text.detail)
+    if let ops = backend.training {
+      let faults = try TrainingConformance.faults(of: ops, large: largeProducts)
+      report("ops of training equal the host's", faults.isEmpty, faults.joined(separator: "; "))
+    }
     if let failure = backend.failure { report("no error of the device", false, "\(failure)") }
     return results
   }

@@ -1,10 +1,18 @@
+import EmulatedCUDA
+import PolarCUDA
+import PolarCalibration
 import Testing
 
 /// Ops of training, and whether their checks would notice a broken kernel.
 @Suite struct TrainingOpTests {
+  private func differences(seed: UInt64, mutation: String? = nil) throws -> [String] {
+    try TrainingConformance.faults(
+      of: try CUDABackend(device: EmulatedDevice(seed: seed, mutation: mutation)), seed: seed)
+  }
+
   @Test(arguments: schedules) func opsDoWhatTheHostDoes(seed: UInt64) throws {
-    let faults = try TrainingChecks.faults(seed: seed)
-    #expect(faults.isEmpty, "\(faults)")
+    let found = try differences(seed: seed)
+    #expect(found.isEmpty, "\(found)")
   }
 
   static let faults = plantedFaults(in: "polar_turns")
@@ -19,7 +27,7 @@ import Testing
   }
 
   @Test(arguments: faults) func isCaught(fault: String) throws {
-    let caught = try schedules.contains { try !TrainingChecks.faults(seed: $0, mutation: fault).isEmpty }
+    let caught = try schedules.contains { try !differences(seed: $0, mutation: fault).isEmpty }
     #expect(caught, "the checks do not notice: \(fault)")
   }
 }

@@ -7,8 +7,8 @@ import Testing
   /// The self-test of a GPU, shorter, on the emulated one: all modes of the demo's model.
   @Test func passesOnTheEmulatedDevice() throws {
     let backend = try CUDABackend(device: EmulatedDevice())
-    let results = try DeviceSelfTest(backend).run(steps: 5, textTokens: 4)
-    #expect(results.count == 9)
+    let results = try DeviceSelfTest(backend).run(steps: 5, textTokens: 4, largeProducts: false)
+    #expect(results.count == 10)
     for result in results { #expect(result.passed, "\(result.name): \(result.detail)") }
     #expect(Set(results.map(\.name)).count == results.count)
   }
@@ -16,7 +16,7 @@ import Testing
   /// With weights, K and V in f16.
   @Test func halfPrecisionPassesToo() throws {
     let backend = try CUDABackend(device: EmulatedDevice(element: .f16))
-    for result in try DeviceSelfTest(backend).run(steps: 2, textTokens: 2) {
+    for result in try DeviceSelfTest(backend).run(steps: 2, textTokens: 2, largeProducts: false) {
       #expect(result.passed, "\(result.name): \(result.detail)")
     }
   }
@@ -24,7 +24,7 @@ import Testing
   /// A broken selective kernel shows.
   @Test func aFaultIsNoticed() throws {
     let backend = try CUDABackend(device: EmulatedDevice(mutation: "next neuron's weights"))
-    let results = try DeviceSelfTest(backend).run(steps: 2, textTokens: 1)
+    let results = try DeviceSelfTest(backend).run(steps: 2, textTokens: 1, largeProducts: false)
     let failed = results.filter { !$0.passed }.map(\.name)
     #expect(failed.contains { $0.hasPrefix("mlp-sparse") }, "\(failed)")
     #expect(!failed.contains { $0.hasPrefix("dense") }, "\(failed)")

@@ -1,36 +1,32 @@
-import EmulatedCUDA
-@testable import PolarCalibration
-import PolarCUDA
-import PolarCore
-import PolarReference
+public import PolarCore
 
-/// How far ops of training may lie from the host's.
-enum TrainingTolerance {
-  /// Moves, comparisons and sums in the same order; the compiler may fuse a product and a sum.
-  static let exact: Float = 1e-6
+/// How far training on a device may lie from the host's. This is the one place where that is fixed.
+public enum TrainingTolerance {
+  /// Moves, comparisons and sums in the same order; a compiler may fuse a product and a sum.
+  public static let exact: Float = 1e-6
   /// Sigmoids by different approximations, each to about 1e-6.
-  static let slopes: Float = 4e-6
+  public static let slopes: Float = 4e-6
   /// Sums in another order.
-  static let sums: Float = 1e-5
+  public static let sums: Float = 1e-5
   /// Products whose operands are both rounded to bf16: each off by up to 2^-9, random in sign.
-  static let products: Float = 0x1p-7
+  public static let products: Float = 0x1p-7
   /// A trained router's loss on held-out tokens, relative to the host's: hundreds of steps on products as above.
-  static let loss = 0.01
+  public static let loss = 0.01
   /// Fraction of held-out predictions that are the host's. Those near the decision flip.
-  static let agreement = 0.99
+  public static let agreement = 0.99
   /// Recall, precision and explained variance: what a calibration reports.
-  static let quality = 0.02
+  public static let quality = 0.02
 }
 
 /// The same tensor on the host and on a device; rows are `gap` elements apart, which must stay NaN.
-struct Twin {
+private struct Twin {
   let host: OwnedTensor
   let device: OwnedTensor
   let columns: Int
 
   init(
     _ values: [Float], rows: Int, gap: Int = 0, on ops: (host: any TrainingOps, device: any TrainingOps)
-  ) throws {
+  ) throws(PolarError) {
     columns = values.count / rows
     var padded: [Float] = []
     for row in 0..<rows {
@@ -62,30 +58,36 @@ struct Twin {
   }
 }
 
-/// Every op of training on a device against the host, at odd shapes with gaps between rows.
-struct TrainingChecks {
-  let ops: (host: any TrainingOps, device: any TrainingOps)
+/// Checks that a device's ops of training do what the host's do, at odd shapes with gaps between rows. It takes seconds.
+public struct TrainingConformance {
+  private let ops: (host: any TrainingOps, device: any TrainingOps)
   private var generator: SplitMix64
-  /// What differs, by op.
-  private(set) var faults: [String] = []
+  private var faults: [String] = []
 
-  init(_ device: any TrainingOps, seed: UInt64) throws {
+  private init(_ device: any TrainingOps, seed: UInt64) throws(PolarError) {
     ops = (HostTrainingOps(), device)
     generator = SplitMix64(seed: seed)
     try device.prepareTraining()
   }
 
-  /// All checks; empty when the device does what the host does.
-  static func faults(seed: UInt64, mutation: String? = nil) throws -> [String] {
-    let backend = try CUDABackend(device: EmulatedDevice(seed: seed, mutation: mutation))
-    var checks = try TrainingChecks(backend, seed: seed)
+  /// What differs, by op; empty when the device does what the host does.
+  /// - Parameters:
+  ///   - seed: what inputs come from.
+  ///   - large: also products and a factorisation of real sizes, for devices that are fast.
+  /// - Throws: ``PolarError/outOfMemory(what:bytes:)``, or what the device says when it cannot train.
+  public static func faults(
+    of device: any TrainingOps, seed: UInt64 = 1, large: Bool = false
+  ) throws(PolarError) -> [String] {
+    var checks = try TrainingConformance(device, seed: seed)
     try checks.recording()
     try checks.samples()
-    for (m, n, k) in [(1, 1, 1), (5, 70, 33), (67, 9, 130)] { try checks.products(m, n, k) }
+    let shapes =
+      [(1, 1, 1), (5, 70, 33), (67, 9, 130)] + (large ? [(256, 1024, 768), (512, 2048, 256)] : [])
+    for (m, n, k) in shapes { try checks.products(m, n, k) }
     try checks.losses()
     try checks.updates()
-    for (n, units) in [(1, 1), (31, 3), (100, 8)] { try checks.ridge(n, units) }
-    if let failure = backend.failure { checks.faults.append("\(failure)") }
+    for (n, units) in [(1, 1), (31, 3), (100, 8)] + (large ? [(500, 32)] : []) { try checks.ridge(n, units) }
+    if let failure = device.failure { checks.faults.append("\(failure)") }
     return checks.faults
   }
 
@@ -96,11 +98,11 @@ struct TrainingChecks {
     }
   }
 
-  private func twin(_ values: [Float], rows: Int, gap: Int = 0) throws -> Twin {
+  private func twin(_ values: [Float], rows: Int, gap: Int = 0) throws(PolarError) -> Twin {
     try Twin(values, rows: rows, gap: gap, on: ops)
   }
 
-  private func indices(_ list: [Int32]) throws -> (host: OwnedTensor, device: OwnedTensor) {
+  private func indices(_ list: [Int32]) throws(PolarError) -> (host: OwnedTensor, device: OwnedTensor) {
     let pair = (
       host: try OwnedTensor(columns: list.count, dtype: .i32, on: ops.host),
       device: try OwnedTensor(columns: list.count, dtype: .i32, on: ops.device)
@@ -126,7 +128,7 @@ struct TrainingChecks {
     if !(error <= tolerance) { faults.append("\(op): \(error) is more than \(tolerance)") }
   }
 
-  mutating func recording() throws {
+  private mutating func recording() throws(PolarError) {
     let (rows, columns) = (7, 300)
     let x = try twin(values(rows * columns, zeros: true), rows: rows, gap: 3)
     let zero = [Float](repeating: 0, count: columns)
@@ -165,7 +167,7 @@ struct TrainingChecks {
     }
   }
 
-  mutating func samples() throws {
+  private mutating func samples() throws(PolarError) {
     let (tokens, columns) = (40, 270)
     // One column never varies.
     var inputs = values(tokens * columns)
@@ -199,7 +201,7 @@ struct TrainingChecks {
   }
 
   /// Both orientations of both operands, replacing and adding.
-  mutating func products(_ m: Int, _ n: Int, _ k: Int) throws {
+  private mutating func products(_ m: Int, _ n: Int, _ k: Int) throws(PolarError) {
     for (turnsA, turnsB, adding) in [
       (false, false, false), (false, true, false), (true, false, false), (true, true, true),
       (false, false, true),
@@ -218,7 +220,7 @@ struct TrainingChecks {
     }
   }
 
-  mutating func losses() throws {
+  private mutating func losses() throws(PolarError) {
     let (tokens, batch, units, columns) = (9, 4, 275, 280)
     let list = try indices([8, 2, 0, 5])
     var bits = ActivationBits(neurons: units)
@@ -242,7 +244,7 @@ struct TrainingChecks {
     expect("squaredErrorSlopes", distances, within: TrainingTolerance.exact)
   }
 
-  mutating func updates() throws {
+  private mutating func updates() throws(PolarError) {
     let (rows, columns) = (3, 261)
     let bias = try twin(values(columns), rows: 1)
     for rectifying in [false, true] {
@@ -271,7 +273,7 @@ struct TrainingChecks {
     for twin in [parameters, mean, square] { expect("adamW", twin, within: TrainingTolerance.sums) }
   }
 
-  mutating func ridge(_ n: Int, _ units: Int) throws {
+  private mutating func ridge(_ n: Int, _ units: Int) throws(PolarError) {
     // X' X of a few more rows than columns.
     let x = values((n + 5) * n)
     var gram = [Float](repeating: 0, count: n * n)
