@@ -38,8 +38,10 @@ import Testing
     return samples
   }
 
-  private func sides(tokens: Int) throws -> (host: LayerSamples, device: LayerSamples, backend: CUDABackend) {
-    let backend = try CUDABackend(device: EmulatedDevice())
+  private func sides(
+    tokens: Int, element: CUDAElement = .bf16
+  ) throws -> (host: LayerSamples, device: LayerSamples, backend: CUDABackend) {
+    let backend = try CUDABackend(device: EmulatedDevice(element: element))
     try backend.prepareTraining()
     return (
       try planted(tokens: tokens, on: HostTrainingOps()), try planted(tokens: tokens, on: backend), backend
@@ -52,8 +54,8 @@ import Testing
     return Double(same) / Double(max(1, a.count))
   }
 
-  @Test func neuronRoutersAreTheHosts() throws {
-    let (host, device, backend) = try sides(tokens: 600)
+  @Test(arguments: CUDAElement.allCases) func neuronRoutersAreTheHosts(element: CUDAElement) throws {
+    let (host, device, backend) = try sides(tokens: 600, element: element)
     var options = NeuronRouterTrainer.Options()
     (options.rank, options.epochs, options.batch, options.rate) = (8, 16, 64, 3e-2)
     options.heldOut = 0.25

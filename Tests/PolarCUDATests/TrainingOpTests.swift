@@ -5,13 +5,20 @@ import Testing
 
 /// Ops of training, and whether their checks would notice a broken kernel.
 @Suite struct TrainingOpTests {
-  private func differences(seed: UInt64, mutation: String? = nil) throws -> [String] {
-    try TrainingConformance.faults(
-      of: try CUDABackend(device: EmulatedDevice(seed: seed, mutation: mutation)), seed: seed)
+  private func differences(
+    seed: UInt64, element: CUDAElement = .bf16, mutation: String? = nil
+  ) throws -> [String] {
+    let device = EmulatedDevice(seed: seed, element: element, mutation: mutation)
+    return try TrainingConformance.faults(of: try CUDABackend(device: device), seed: seed)
   }
 
   @Test(arguments: schedules) func opsDoWhatTheHostDoes(seed: UInt64) throws {
     let found = try differences(seed: seed)
+    #expect(found.isEmpty, "\(found)")
+  }
+
+  @Test func f16DoesToo() throws {
+    let found = try differences(seed: 1, element: .f16)
     #expect(found.isEmpty, "\(found)")
   }
 
