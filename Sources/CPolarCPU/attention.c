@@ -1,13 +1,11 @@
-// Paged attention: what is computed by which thread, and how partial results become one.
+// Paged attention: what is computed by which thread.
 //
 // A row's context is cut into chunks of 32 pages at absolute positions. A kernel makes each chunk's partial (maximum,
 // sum, weighted values); partials are folded one after the other in the order of the chunks, by one function. So the
 // result does not depend on the thread count, the batch, or on being computed in a decode or a prefill step.
-#include <math.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include "context.h"
+#include "attention.h"
 
 enum {
   TASKS = 16384,              // tasks planned at once; a larger step runs in several rounds
@@ -61,20 +59,10 @@ void polar_plan_destroy(polar_plan *plan, int threads) {
   free(plan);
 }
 
-typedef struct {
-  polar_context *context;
-  const polar_attention_args *args;
-  int32_t group_heads;  // query heads per KV head
-  int32_t tasks;        // decode: tasks of the round; prefill: token groups
-  atomic_int_fast64_t next;
-} attention_job;
-
 // The first token that a row at `position` sees.
 static int32_t window_start(const polar_attention_args *args, int32_t position) {
   return args->window > 0 && position >= args->window ? position + 1 - args->window : 0;
 }
-
-static int32_t pages_for(int32_t tokens) { return (tokens + POLAR_PAGE - 1) / POLAR_PAGE; }
 
 // Most query rows that one kernel call takes.
 static int span_rows(int32_t head_dim) {
@@ -85,159 +73,6 @@ static int span_rows(int32_t head_dim) {
 // True when the local pages are all `pages`.
 static int local_covers(const polar_attention_args *args, int32_t pages) {
   return args->sink_pages + args->recent_pages >= pages;
-}
-
-// Folds one chunk's partial into a running one; `first` starts it.
-static void fold(
-  int first, float *total_m, float *total_l, float *total, float m, float l, const float *o, int32_t head_dim
-) {
-  if (first) {
-    *total_m = m;
-    *total_l = l;
-    memcpy(total, o, sizeof(float) * (size_t)head_dim);
-    return;
-  }
-  const float top = m > *total_m ? m : *total_m;
-  const float a = exp2f(*total_m - top), b = exp2f(m - top);
-  *total_l = *total_l * a + l * b;
-  for (int32_t d = 0; d < head_dim; d++) total[d] = total[d] * a + o[d] * b;
-  *total_m = top;
-}
-
-static void finish(float *out, const float *total, float sum, int32_t head_dim) {
-  // Without a visible token the result is zero.
-  if (sum == 0) {
-    memset(out, 0, sizeof(float) * (size_t)head_dim);
-    return;
-  }
-  const float inverse = 1.0f / sum;
-  for (int32_t d = 0; d < head_dim; d++) out[d] = total[d] * inverse;
-}
-
-static const char *head_blocks(const polar_kv *kv, int32_t group) {
-  return (const char *)kv->blocks + group * kv->pages * polar_kv_block_bytes(kv->type, kv->head_dim);
-}
-
-// Rows that a thread has gathered for one KV head: sources and targets are set, starts and limits are visible tokens.
-typedef struct {
-  int rows;
-  int32_t group;
-  int32_t first, pages;  // first page that a row sees, and the page behind the last
-  const int32_t *table;
-} row_set;
-
-static void gather_queries(polar_scratch *scratch, int rows, int32_t head_dim) {
-  for (int r = 0; r < rows; r++)
-    memcpy(scratch->q + r * head_dim, scratch->source[r], sizeof(float) * (size_t)head_dim);
-}
-
-// The scale of scores in powers of two.
-static float base2_scale(const polar_attention_args *args) { return args->scale * 1.44269504088896340736f; }
-
-// Runs the kernel on chunk `chunk` of `set`; partials land in the scratch's m, l and o.
-static void run_chunk(
-  const attention_job *job, polar_scratch *scratch, const row_set *set, int32_t chunk, const char *const *next
-) {
-  const polar_kv *kv = &job->args->kv;
-  const int32_t first = chunk * POLAR_CHUNK_PAGES;
-  const int32_t left = set->pages - first;
-  const int64_t block_bytes = polar_kv_block_bytes(kv->type, kv->head_dim);
-  polar_span span = {
-    .blocks = head_blocks(kv, set->group),
-    .block_bytes = block_bytes,
-    .type = kv->type,
-    .table = set->table + first,
-    .pages = left < POLAR_CHUNK_PAGES ? left : POLAR_CHUNK_PAGES,
-    .skip_at = POLAR_CHUNK_PAGES,
-    .first = set->first > first ? set->first - first : 0,
-    .head_dim = kv->head_dim,
-    .rows = set->rows,
-    .scale = base2_scale(job->args),
-    .q = scratch->q,
-    .starts = scratch->span_starts,
-    .limits = scratch->span_limits,
-    .m = scratch->m,
-    .l = scratch->l,
-    .o = scratch->o,
-    .scratch = scratch->bf16,
-    .tile = scratch->tile,
-  };
-  for (int i = 0; i < POLAR_TILE_PAGES; i++) {
-    const int32_t page = first + POLAR_CHUNK_PAGES + i;
-    span.next[i] = page < set->pages ? span.blocks + set->table[page] * block_bytes : next ? next[i] : NULL;
-  }
-  for (int r = 0; r < set->rows; r++) {
-    scratch->span_starts[r] = scratch->starts[r] - first * POLAR_PAGE;
-    scratch->span_limits[r] = scratch->limits[r] - first * POLAR_PAGE;
-  }
-  job->context->kernels->attention(&span);
-}
-
-// All chunks of `set`, folded and written out.
-static void run_full(
-  const attention_job *job, polar_scratch *scratch, const row_set *set, const char *const *next
-) {
-  const int32_t head_dim = job->args->kv.head_dim;
-  gather_queries(scratch, set->rows, head_dim);
-  for (int32_t chunk = set->first / POLAR_CHUNK_PAGES; chunk * POLAR_CHUNK_PAGES < set->pages; chunk++) {
-    run_chunk(job, scratch, set, chunk, next);
-    for (int r = 0; r < set->rows; r++) {
-      const int32_t first = scratch->starts[r] / (POLAR_CHUNK_PAGES * POLAR_PAGE);
-      if (chunk < first || scratch->span_limits[r] <= 0) continue;
-      fold(
-        chunk == first, &scratch->total_m[r], &scratch->total_l[r], scratch->total + r * head_dim, scratch->m[r],
-        scratch->l[r], scratch->o + r * head_dim, head_dim);
-    }
-  }
-  for (int r = 0; r < set->rows; r++)
-    finish(scratch->target[r], scratch->total + r * head_dim, scratch->total_l[r], head_dim);
-}
-
-// The local pages of `set`, whose rows all have their last token in the same page.
-static void run_local(
-  const attention_job *job, polar_scratch *scratch, const row_set *set, const char *const *next
-) {
-  const polar_attention_args *args = job->args;
-  const int32_t head_dim = args->kv.head_dim, pages = args->sink_pages + args->recent_pages;
-  gather_queries(scratch, set->rows, head_dim);
-  polar_span span = {
-    .blocks = head_blocks(&args->kv, set->group),
-    .block_bytes = polar_kv_block_bytes(args->kv.type, head_dim),
-    .type = args->kv.type,
-    .table = set->table,
-    .pages = pages,
-    .skip_at = args->sink_pages,
-    .skip = set->pages - pages,
-    .head_dim = head_dim,
-    .rows = set->rows,
-    .scale = base2_scale(job->args),
-    .q = scratch->q,
-    .starts = scratch->span_starts,
-    .limits = scratch->span_limits,
-    .m = scratch->m,
-    .l = scratch->l,
-    .o = scratch->o,
-    .scratch = scratch->bf16,
-    .tile = scratch->tile,
-  };
-  if (next) memcpy(span.next, next, sizeof span.next);
-  const int32_t sink_tokens = args->sink_pages * POLAR_PAGE, gap = span.skip * POLAR_PAGE;
-  span.first = pages;
-  for (int r = 0; r < set->rows; r++) {
-    // Without recent pages every sink page is a whole one.
-    scratch->span_limits[r] = args->recent_pages > 0 ? scratch->limits[r] - gap : pages * POLAR_PAGE;
-    // A window that starts between the sinks and the recent pages starts with the latter.
-    const int32_t start = scratch->starts[r], moved = start - gap;
-    scratch->span_starts[r] = start < sink_tokens ? start : moved > sink_tokens ? moved : sink_tokens;
-    if (scratch->span_starts[r] / POLAR_PAGE < span.first) span.first = scratch->span_starts[r] / POLAR_PAGE;
-  }
-  if (span.first < pages) {
-    job->context->kernels->attention(&span);
-  } else {
-    memset(scratch->l, 0, sizeof(float) * (size_t)set->rows);
-  }
-  for (int r = 0; r < set->rows; r++)
-    finish(scratch->target[r], scratch->o + r * head_dim, scratch->l[r], head_dim);
 }
 
 // MARK: Decode
@@ -291,7 +126,7 @@ static void first_blocks(const attention_job *job, const decode_task *task, cons
   const int32_t position = args->positions[task->row], pages = pages_for(position + 1);
   const int64_t block_bytes = polar_kv_block_bytes(args->kv.type, args->kv.head_dim);
   const int32_t first = window_start(args, position) / POLAR_PAGE;
-  for (int32_t i = 0; i < POLAR_TILE_PAGES; i++)
+  for (int32_t i = 0; i < POLAR_NEXT_PAGES; i++)
     next[i] = first + i < pages ? head_blocks(&args->kv, task->group) + table[first + i] * block_bytes : NULL;
 }
 
@@ -316,9 +151,9 @@ static void run_part(
   const int32_t total = selected_rows(job, task, set->pages);
   int32_t head = 0, done = 0;
   while ((set->rows = gather_heads(job, scratch, task, set->pages, &head, span_rows(head_dim))) > 0) {
-    gather_queries(scratch, set->rows, head_dim);
+    polar_gather_queries(scratch, set->rows, head_dim);
     for (int32_t chunk = low; chunk < high; chunk++) {
-      run_chunk(job, scratch, set, task->first_chunk + chunk, NULL);
+      polar_run_chunk(job, scratch, set, task->first_chunk + chunk, NULL);
       for (int r = 0; r < set->rows; r++) {
         float *partial = partial_of(slot, total, chunk, done + r, head_dim);
         partial[0] = scratch->m[r];
@@ -333,18 +168,18 @@ static void run_part(
 static void combine_parts(const attention_job *job, const decode_task *task, const float *slot) {
   const int32_t head_dim = job->args->kv.head_dim;
   const int32_t pages = pages_for(job->args->positions[task->row] + 1);
+  const polar_kernels *kernels = job->context->kernels;
   polar_scratch *scratch = &job->context->scratch[0];
-  const int32_t total = selected_rows(job, task, pages);
+  const int32_t selected = selected_rows(job, task, pages);
   int32_t head = 0, done = 0, rows;
   while ((rows = gather_heads(job, scratch, task, pages, &head, span_rows(head_dim))) > 0) {
     for (int32_t r = 0; r < rows; r++) {
+      polar_partial total = {scratch->total_m, scratch->total_l, scratch->total};
       for (int32_t chunk = 0; chunk < task->chunks; chunk++) {
-        const float *partial = partial_of((float *)slot, total, chunk, done + r, head_dim);
-        fold(
-          chunk == 0, &scratch->total_m[r], &scratch->total_l[r], scratch->total, partial[0], partial[1],
-          partial + 2, head_dim);
+        const float *partial = partial_of((float *)slot, selected, chunk, done + r, head_dim);
+        kernels->fold(chunk == 0, &total, partial[0], partial[1], partial + 2, head_dim);
       }
-      finish(scratch->target[r], scratch->total, scratch->total_l[r], head_dim);
+      kernels->finish(scratch->target[r], scratch->total, *total.l, head_dim);
     }
     done += rows;
   }
@@ -376,15 +211,15 @@ static void run_decode(void *argument, int thread, int threads) {
       run_part(job, scratch, task, &set, first, last, plan->partials + (int64_t)slot * PARTIAL_ELEMENTS);
       continue;
     }
-    const char *next[POLAR_TILE_PAGES] = {NULL};
+    const char *next[POLAR_NEXT_PAGES] = {NULL};
     if (index + 1 < job->tasks && plan->tasks[index + 1].kind != TASK_FILL)
       first_blocks(job, task + 1, next);
     int32_t head = 0;
     while ((set.rows = gather_heads(job, scratch, task, set.pages, &head, span_rows(args->kv.head_dim))) > 0) {
       if (task->kind == TASK_FULL) {
-        run_full(job, scratch, &set, next);
+        polar_run_full(job, scratch, &set, next);
       } else {
-        run_local(job, scratch, &set, next);
+        polar_run_local(job, scratch, &set, next);
       }
     }
   }
@@ -476,20 +311,37 @@ void polar_decode_attention(polar_context *context, const polar_attention_args *
 
 // MARK: Prefill
 
+// The tokens of an item, one KV head after the other, whose pages then stay in cache; long contexts first.
+static token_group item_tokens(const attention_job *job, int64_t item) {
+  return job->context->plan->groups[job->tasks - 1 - item % job->tasks];
+}
+
+// Fetches what an item's rows read and write, pieces of long rows.
+static void fetch_item(const attention_job *job, int64_t item) {
+  const polar_attention_args *args = job->args;
+  const token_group tokens = item_tokens(job, item);
+  const int64_t width = (int64_t)job->group_heads * args->kv.head_dim, at = item / job->tasks * width;
+  for (int64_t row = tokens.row; row < tokens.row + tokens.count; row++)
+    for (int64_t d = 0; d < width; d += 16) {
+      __builtin_prefetch(args->query + row * args->query_stride + at + d, 0, 2);
+      __builtin_prefetch(args->out + row * args->out_stride + at + d, 1, 2);
+    }
+}
+
 static void run_prefill(void *argument, int thread, int threads) {
   (void)threads;
   attention_job *job = argument;
   const polar_attention_args *args = job->args;
-  const polar_plan *plan = job->context->plan;
   polar_scratch *scratch = &job->context->scratch[thread];
   const int32_t head_dim = args->kv.head_dim;
   const int64_t items = (int64_t)job->tasks * args->kv.kv_heads;
-  for (;;) {
-    const int64_t item = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
-    if (item >= items) return;
-    // One KV head after the other, whose pages then stay in cache; long contexts first.
+  int64_t next = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
+  while (next < items) {
+    const int64_t item = next;
+    next = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
+    if (next < items) fetch_item(job, next);
     const int32_t group = (int32_t)(item / job->tasks);
-    const token_group tokens = plan->groups[job->tasks - 1 - item % job->tasks];
+    const token_group tokens = item_tokens(job, item);
     row_set set = {
       .group = group,
       .first = window_start(args, args->positions[tokens.row]) / POLAR_PAGE,
@@ -509,9 +361,9 @@ static void run_prefill(void *argument, int thread, int threads) {
         scratch->limits[r] = args->positions[row] + 1;
       }
       if (local) {
-        run_local(job, scratch, &set, NULL);
+        polar_run_local(job, scratch, &set, NULL);
       } else {
-        run_full(job, scratch, &set, NULL);
+        polar_run_full(job, scratch, &set, NULL);
       }
     }
   }

@@ -10,6 +10,7 @@ enum {
   POLAR_ROW_BLOCK = 96,    // rows of a linear layer that stay in cache while panels pass by
   POLAR_CHUNK_PAGES = 32,  // pages of one attention partial
   POLAR_TILE_PAGES = 4,    // pages of one softmax step
+  POLAR_NEXT_PAGES = 8,    // pages behind a span that may be fetched while it is worked on
   POLAR_TILE_TOKENS = POLAR_TILE_PAGES * POLAR_PAGE,
   POLAR_SPAN_ROWS = 64,    // most query rows of one span
   POLAR_SPAN_ELEMENTS = 64 * 256,  // most rows * head_dim of one span
@@ -33,7 +34,7 @@ typedef struct {
   const float *q;            // [rows][head_dim]
   // [rows] the first visible token of the span and the one behind the last; both may lie outside of it
   const int32_t *starts, *limits;
-  const char *next[POLAR_TILE_PAGES];  // blocks read after this span, or NULL: prefetched
+  const char *next[POLAR_NEXT_PAGES];  // blocks read after this span, or NULL: prefetched
   float *m, *l, *o;          // out: [rows] maximum (base 2), [rows] sum, [rows][head_dim] weighted values
   uint16_t *scratch;         // [POLAR_SPAN_ELEMENTS]
   uint16_t *tile;            // [POLAR_TILE_ELEMENTS]
@@ -51,6 +52,11 @@ static inline int64_t polar_kv_block_bytes(int type, int64_t head_dim) {
 static inline int64_t polar_span_page(const polar_span *span, int i) {
   return span->table[i < span->skip_at ? i : i + span->skip];
 }
+
+// A running partial of a row: its maximum (base 2), its sum, its weighted values [head_dim].
+typedef struct {
+  float *m, *l, *o;
+} polar_partial;
 
 typedef void (*polar_row_kernel)(const polar_row_args *args, int64_t low, int64_t high);
 
@@ -105,6 +111,10 @@ struct polar_kernels {
   void (*prepare)(uint16_t *out, const float *x, int64_t inputs);
   const polar_int_kernels *ints;
   void (*attention)(const polar_span *span);
+  // Folds the partial of one chunk (m, l, o) into a running one; `first` starts it.
+  void (*fold)(int first, polar_partial *total, float m, float l, const float *o, int32_t head_dim);
+  // `out = total / sum`; zeros where there is no visible token.
+  void (*finish)(float *out, const float *total, float sum, int32_t head_dim);
   polar_selective_kernel selective_up, selective_down;
   polar_row_kernel rms_norm, add_rms_norm, head_rms_norm, layer_norm, silu_mul, relu_mul, relu, add, rotary;
   polar_row_kernel head_norms, head_deviations;

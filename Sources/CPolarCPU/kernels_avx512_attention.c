@@ -17,21 +17,24 @@
 #include "vec.h"
 #include "bf16_dot.h"
 
+// The m of a row that has seen nothing yet.
+#define NEVER -3.0e38f
+
 enum {
   STEP_PAGES = 2,
   STEP_TOKENS = STEP_PAGES * POLAR_PAGE,
   STREAM_ROWS = 8,  // up to so many rows, reading the pages takes longer than computing
 };
 
-// 2^(y - m) for integer m, by a fit of 2^f on -1/2 ... 1/2 that is off by at most 3e-6; 0 for y = -inf.
+// 2^(y - m) for integer m, by a fit of 2^f on 0 ... 1 that is off by at most 9e-5, a fraction of what bf16 rounds; 0 for
+// y = -inf.
 POLAR_ALWAYS_INLINE vf att_weight(vf y, vf m) {
-  const vf f = (vf)_mm512_reduce_ps((__m512)y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  vf p = FN(splat)(9.582812666e-3f);
-  p = p * f + 5.590642519e-2f;
-  p = p * f + 2.402409957e-1f;
-  p = p * f + 6.931241937e-1f;
+  const vf f = (vf)_mm512_reduce_ps((__m512)y, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  vf p = FN(splat)(7.706705426e-2f);
+  p = p * f + 2.276449700e-1f;
+  p = p * f + 6.951167952e-1f;
   p = p * f + 1.0f;
-  return (vf)_mm512_scalef_ps((__m512)p, (__m512)(y - f - m));
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)(y - m));
 }
 
 // Scores of R rows against P pages. Fetches a block on the way.
@@ -40,10 +43,11 @@ POLAR_ALWAYS_INLINE void att_scores(
   const int64_t head_dim, vf *scores
 ) {
   const uint16_t *k[POLAR_TILE_PAGES];
+  vf acc[4 * POLAR_TILE_PAGES];
 #pragma clang loop unroll(full)
   for (int p = 0; p < P; p++) k[p] = block[p];
 #pragma clang loop unroll(full)
-  for (int i = 0; i < R * P; i++) scores[i] = (vf){0};
+  for (int i = 0; i < R * P; i++) acc[i] = (vf){0};
 #pragma clang loop unroll_count(2)
   for (int64_t d = 0; d < head_dim; d += 2) {
     if (next) {
@@ -57,9 +61,11 @@ POLAR_ALWAYS_INLINE void att_scores(
     for (int r = 0; r < R; r++) {
       const vu pair = FN(splat_pair)(q + r * head_dim + d);
 #pragma clang loop unroll(full)
-      for (int p = 0; p < P; p++) scores[r * P + p] = FN(pair_dot)(scores[r * P + p], keys[p], pair);
+      for (int p = 0; p < P; p++) acc[r * P + p] = FN(pair_dot)(acc[r * P + p], keys[p], pair);
     }
   }
+#pragma clang loop unroll(full)
+  for (int i = 0; i < R * P; i++) scores[i] = acc[i];
 }
 
 // acc += P V of R rows, NV vectors of dimensions and one pair of tokens. Elements of `v` outside of `keep` count as
@@ -145,6 +151,7 @@ POLAR_ALWAYS_INLINE void att_all_values(
 // Raises a row's m to what the scores of a step ask for, and rescales its sum and its output so far.
 static __attribute__((noinline)) float att_raise(float m, __m512 top, vf *sum, float *o, int64_t head_dim) {
   const float raised = __builtin_ceilf(_mm512_reduce_max_ps(top));
+  if (m == NEVER) return raised;  // nothing has been summed up
   const vf factor = (vf)_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(m - raised));
   *sum = *sum * factor;
   for (int64_t d = 0; d < head_dim; d++) o[d] = o[d] * factor[0];
@@ -176,14 +183,9 @@ POLAR_ALWAYS_INLINE void att_accumulate(
   att_all_values(R, block + page, next, head_dim, visible - page * POLAR_PAGE, p, o);
 }
 
-// One step of R rows, the first of which is `row`, over P pages of which the first one's tokens start at `start` of the
-// span. Fetches the blocks `next` on the way, unless NULL.
-POLAR_ALWAYS_INLINE void att_rows(
-  const int R, const int P, const int64_t head_dim, const polar_span *span, const uint16_t *const *block,
-  const uint16_t *const *next, int start, int row, vf *sums
-) {
-  vf y[4 * POLAR_TILE_PAGES];
-  att_scores(R, P, block, next ? next[0] : NULL, span->scratch + row * head_dim, head_dim, y);
+// Scales the scores of R rows against P pages, of which the first one's tokens start at `start` of the span, and masks what
+// is not visible; returns how many tokens are, of the row that sees most.
+POLAR_ALWAYS_INLINE int att_mask(const int R, const int P, const polar_span *span, int start, int row, vf *y) {
   const vf scale = FN(splat)(span->scale);
   const int tokens = P * POLAR_PAGE;
   int visible = 0;
@@ -201,67 +203,101 @@ POLAR_ALWAYS_INLINE void att_rows(
       y[r * P + p] = (vf)_mm512_mask_mov_ps(
         _mm512_set1_ps(-__builtin_inff()), (__mmask16)(mask >> p * POLAR_PAGE), (__m512)y[r * P + p]);
   }
-  visible = visible > tokens ? tokens : visible;
-  if (P == STEP_PAGES) {
-    att_accumulate(R, P, head_dim, span, block, 0, next ? next[1] : NULL, row, visible, y, sums);
-    return;
-  }
+  return visible > tokens ? tokens : visible;
+}
 
-  // Four pages at once unless a row raises its m.
-  int raises = 0;
+// One step of R rows, the first of which is `row`, over two pages of which the first one's tokens start at `start` of the
+// span. Fetches the blocks `next` on the way, unless NULL.
+POLAR_ALWAYS_INLINE void att_rows(
+  const int R, const int64_t head_dim, const polar_span *span, const uint16_t *const *block,
+  const uint16_t *const *next, int start, int row, vf *sums
+) {
+  vf y[4 * STEP_PAGES];
+  att_scores(R, STEP_PAGES, block, next ? next[0] : NULL, span->scratch + row * head_dim, head_dim, y);
+  const int visible = att_mask(R, STEP_PAGES, span, start, row, y);
+  att_accumulate(R, STEP_PAGES, head_dim, span, block, 0, next ? next[1] : NULL, row, visible, y, sums);
+}
+
+// Rows `low` ..< `high`, four at a time, over four pages. The scores of four rows are computed while the softmax of the four
+// before waits for its results.
+POLAR_ALWAYS_INLINE void att_tile(
+  const int64_t head_dim, const polar_span *span, const uint16_t *const *block, int start, int low, int high, vf *sums
+) {
+  enum { R = 4, P = POLAR_TILE_PAGES };
+  vf y[2][R * P];
+  for (int row = low - R; row < high; row += R) {
+    vf scores[R * P];
+    uint16_t p[R * POLAR_TILE_TOKENS] __attribute__((aligned(64)));
+    int visible = 0;
+    if (row >= low) {
 #pragma clang loop unroll(full)
-  for (int r = 0; r < R; r++) {
-    const __m512 low = _mm512_max_ps((__m512)y[r * P], (__m512)y[r * P + 1]);
-    const __m512 high = _mm512_max_ps((__m512)y[r * P + 2], (__m512)y[r * P + 3]);
-    raises |= att_exceeds(_mm512_max_ps(low, high), span->m[row + r]);
-  }
-  if (raises) {
-    const int first = visible < STEP_TOKENS ? visible : STEP_TOKENS;
-    att_accumulate(R, P, head_dim, span, block, 0, NULL, row, first, y, sums);
-    att_accumulate(R, P, head_dim, span, block, STEP_PAGES, NULL, row, visible, y, sums);
-    return;
-  }
-  uint16_t p[4 * POLAR_TILE_TOKENS] __attribute__((aligned(64)));
+      for (int i = 0; i < R * P; i++) scores[i] = y[row / R & 1][i];
+      visible = att_mask(R, P, span, start, row, scores);
+      int raises = 0;
 #pragma clang loop unroll(full)
-  for (int r = 0; r < R; r++) {
-    const vf m = FN(splat)(span->m[row + r]);
-    vf sum = sums[row + r];
+      for (int r = 0; r < R; r++) {
+        const __m512 left = _mm512_max_ps((__m512)scores[r * P], (__m512)scores[r * P + 1]);
+        const __m512 right = _mm512_max_ps((__m512)scores[r * P + 2], (__m512)scores[r * P + 3]);
+        raises |= att_exceeds(_mm512_max_ps(left, right), span->m[row + r]);
+      }
+      if (raises) {
+        const int first = visible < STEP_TOKENS ? visible : STEP_TOKENS;
+        att_accumulate(R, P, head_dim, span, block, 0, NULL, row, first, scores, sums);
+        att_accumulate(R, P, head_dim, span, block, STEP_PAGES, NULL, row, visible, scores, sums);
+        visible = 0;
+      } else {
 #pragma clang loop unroll(full)
-    for (int i = 0; i < P; i += STEP_PAGES) {
-      const __m512bh both = _mm512_cvtne2ps_pbh(
-        (__m512)att_weight(y[r * P + i + 1], m), (__m512)att_weight(y[r * P + i], m));
-      _mm512_store_si512(p + r * POLAR_TILE_TOKENS + i * POLAR_PAGE, (__m512i)both);
-      sum = FN(pair_dot)(sum, (vu)both, (vu)_mm512_set1_epi32(0x3f803f80));
+        for (int r = 0; r < R; r++) {
+          const vf m = FN(splat)(span->m[row + r]);
+          vf sum = sums[row + r];
+#pragma clang loop unroll(full)
+          for (int i = 0; i < P; i += STEP_PAGES) {
+            const __m512bh both = _mm512_cvtne2ps_pbh(
+              (__m512)att_weight(scores[r * P + i + 1], m), (__m512)att_weight(scores[r * P + i], m));
+            _mm512_store_si512(p + r * POLAR_TILE_TOKENS + i * POLAR_PAGE, (__m512i)both);
+            sum = FN(pair_dot)(sum, (vu)both, (vu)_mm512_set1_epi32(0x3f803f80));
+          }
+          sums[row + r] = sum;
+        }
+      }
     }
-    sums[row + r] = sum;
+    if (row + R < high)
+      att_scores(R, P, block, NULL, span->scratch + (row + R) * head_dim, head_dim, y[(row + R) / R & 1]);
+    if (visible > 0) att_all_values(R, block, NULL, head_dim, visible, p, span->o + row * head_dim);
   }
-  att_all_values(R, block, NULL, head_dim, visible, p, span->o + row * head_dim);
 }
 
 typedef void (*att_function)(
   const polar_span *, const uint16_t *const *block, const uint16_t *const *next, int start, int row, vf *sums);
 
-#define ATTENTION_ROWS(R, P, D, HEAD_DIM)                                                        \
-  static void att_rows_##R##_##P##_##D(                                                          \
-    const polar_span *span, const uint16_t *const *block, const uint16_t *const *next, int start, int row, \
-    vf *sums                                                                                     \
-  ) {                                                                                            \
-    att_rows(R, P, HEAD_DIM, span, block, next, start, row, sums);                               \
-  }
-#define ATTENTION_SIZES(R, P)      \
-  ATTENTION_ROWS(R, P, 64, 64)     \
-  ATTENTION_ROWS(R, P, 128, 128)   \
-  ATTENTION_ROWS(R, P, any, span->head_dim)
-ATTENTION_SIZES(1, 2)
-ATTENTION_SIZES(2, 2)
-ATTENTION_SIZES(3, 2)
-ATTENTION_SIZES(4, 2)
-ATTENTION_SIZES(4, 4)
+typedef void (*att_tile_function)(
+  const polar_span *, const uint16_t *const *block, int start, int low, int high, vf *sums);
 
-#define ATTENTION_FUNCTIONS(D) \
-  {att_rows_1_2_##D, att_rows_2_2_##D, att_rows_3_2_##D, att_rows_4_2_##D, att_rows_4_4_##D}
-static const att_function att_functions[3][5] = {
+#define ATTENTION_ROWS(R, D, HEAD_DIM)                                                                     \
+  static void att_rows_##R##_##D(                                                                          \
+    const polar_span *span, const uint16_t *const *block, const uint16_t *const *next, int start, int row, \
+    vf *sums                                                                                               \
+  ) {                                                                                                      \
+    att_rows(R, HEAD_DIM, span, block, next, start, row, sums);                                            \
+  }
+#define ATTENTION_SIZE(D, HEAD_DIM)                                                                             \
+  ATTENTION_ROWS(1, D, HEAD_DIM)                                                                                \
+  ATTENTION_ROWS(2, D, HEAD_DIM)                                                                                \
+  ATTENTION_ROWS(3, D, HEAD_DIM)                                                                                \
+  ATTENTION_ROWS(4, D, HEAD_DIM)                                                                                \
+  static void att_tile_##D(                                                                                     \
+    const polar_span *span, const uint16_t *const *block, int start, int low, int high, vf *sums                \
+  ) {                                                                                                           \
+    att_tile(HEAD_DIM, span, block, start, low, high, sums);                                                    \
+  }
+ATTENTION_SIZE(64, 64)
+ATTENTION_SIZE(128, 128)
+ATTENTION_SIZE(any, span->head_dim)
+
+#define ATTENTION_FUNCTIONS(D) {att_rows_1_##D, att_rows_2_##D, att_rows_3_##D, att_rows_4_##D}
+static const att_function att_functions[3][4] = {
   ATTENTION_FUNCTIONS(64), ATTENTION_FUNCTIONS(128), ATTENTION_FUNCTIONS(any)};
+static const att_tile_function att_tiles[3] = {att_tile_64, att_tile_128, att_tile_any};
 
 // The block of the span's page `page`. Pages before the first one that counts and behind the last are masked; what is
 // read for them is a page that counts.
@@ -273,7 +309,7 @@ static const uint16_t *att_block(const polar_span *span, int page) {
 // The block of a page to fetch, which may be one of what is read after the span; NULL where there is none.
 static const uint16_t *att_next(const polar_span *span, int page) {
   if (page < span->pages) return att_block(span, page);
-  return page - span->pages < POLAR_TILE_PAGES ? (const void *)span->next[page - span->pages] : NULL;
+  return page - span->pages < POLAR_NEXT_PAGES ? (const void *)span->next[page - span->pages] : NULL;
 }
 
 void polar_attention_avx512(const polar_span *span) {
@@ -281,26 +317,32 @@ void polar_attention_avx512(const polar_span *span) {
     polar_attention_int8_avx512(span);
     return;
   }
-  const att_function *functions = att_functions[span->head_dim == 64 ? 0 : span->head_dim == 128 ? 1 : 2];
+  const int size = span->head_dim == 64 ? 0 : span->head_dim == 128 ? 1 : 2;
+  const att_function *functions = att_functions[size];
   vf sums[POLAR_SPAN_ROWS];
   for (int r = 0; r < span->rows; r++) {
     sums[r] = (vf){0};
-    span->m[r] = -3.0e38f;
+    span->m[r] = NEVER;
   }
   FN(convert)(span->scratch, span->q, (int64_t)span->rows * span->head_dim);
   __builtin_memset(span->o, 0, sizeof(float) * (size_t)span->rows * (size_t)span->head_dim);
-  const int pages = span->rows > STREAM_ROWS ? POLAR_TILE_PAGES : STEP_PAGES;
-  for (int page = span->first / pages * pages; page < span->pages; page += pages) {
+  const int most = span->rows > STREAM_ROWS ? POLAR_TILE_PAGES : STEP_PAGES;
+  for (int page = span->first / most * most, pages; page < span->pages; page += pages) {
+    pages = span->pages - page > STEP_PAGES ? most : STEP_PAGES;
     const uint16_t *block[POLAR_TILE_PAGES], *following[STEP_PAGES];
     for (int i = 0; i < pages; i++) block[i] = att_block(span, page + i);
     const uint16_t *const *next = NULL;
     int blocked = 0;
-    if (pages == STEP_PAGES) {
+    if (most == STEP_PAGES) {
       for (int i = 0; i < STEP_PAGES; i++) following[i] = att_next(span, page + STEP_PAGES + i);
       next = following;
-    } else {
-      for (; blocked + 4 <= span->rows; blocked += 4)
-        functions[4](span, block, NULL, page * POLAR_PAGE, blocked, sums);
+    } else if (pages == POLAR_TILE_PAGES) {
+      // Rows ascend, and the first ones may not see the second half.
+      for (; blocked + 4 <= span->rows && span->limits[blocked + 3] <= (page + STEP_PAGES) * POLAR_PAGE; blocked += 4)
+        functions[3](span, block, NULL, page * POLAR_PAGE, blocked, sums);
+      const int rest = blocked + (span->rows - blocked) / 4 * 4;
+      att_tiles[size](span, block, page * POLAR_PAGE, blocked, rest, sums);
+      blocked = rest;
     }
     for (int half = 0; half < pages; half += STEP_PAGES) {
       for (int row = blocked; row < span->rows;) {

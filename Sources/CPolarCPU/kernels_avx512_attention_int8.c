@@ -1,8 +1,9 @@
-// Attention over an int8 cache for AVX-512 with VNNI. Queries become integers of 16 bits and softmax weights of 15, as two
-// bytes each, so that both products are exact sums of integers; what is rounded besides is what f32 arithmetic rounds.
+// Attention over an int8 cache for AVX-512 with VNNI. Queries and softmax weights become integers of 16 bits, as two bytes
+// each, so that both products are exact sums of integers; what is rounded besides is what f32 arithmetic rounds.
 //
-// As in kernels_avx512_attention.c a row's m is an integer that it raises every 32 tokens by its own scores alone; its
-// weights are cut to 15 bits per 32 tokens, too. So results do not depend on how many rows are worked on at once.
+// A row has an integer m, its weights are 2^(score - m), and a unit, a power of two in which its weights times the scales of
+// V are counted. Both change only before a page one of whose counts would not fit in 16 bits, by the row's own scores alone.
+// So results do not depend on how many pages or rows are worked on at once.
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include "kernels.h"
@@ -16,17 +17,28 @@
 
 enum {
   STEP_PAGES = 2,
-  STEP_TOKENS = STEP_PAGES * POLAR_PAGE,
-  AHEAD = 4,  // pages from one whose scores are computed to the one that is fetched meanwhile
+  CODES = 64,  // bytes of one row's weights of a step
 };
 
-// The span's queries as bytes, and what makes a score of a sum.
+// What attention works with besides the span.
 typedef struct {
-  const int8_t *high, *low;           // [rows][padded]
+  const int8_t *high, *low;  // [rows][padded]: the queries as bytes
   int64_t padded;
-  float factor[POLAR_SPAN_ROWS];      // of a sum, for a score in powers of two
   int32_t high_start[POLAR_SPAN_ROWS], low_start[POLAR_SPAN_ROWS];  // -128 * the sum of the bytes
-} att_queries;
+  float factor[POLAR_SPAN_ROWS];  // of a sum, for a score in powers of two
+  float unit[POLAR_SPAN_ROWS], per_unit[POLAR_SPAN_ROWS];  // what weights times scales are counted in, and its inverse
+  vf sums[POLAR_SPAN_ROWS];
+} att_state;
+
+// What is fetched while a page is worked on: a block that is used soon, into L1, and one that is used later, into L2.
+typedef struct {
+  const char *close, *distant;
+} att_fetch;
+
+POLAR_ALWAYS_INLINE void att_prefetch(att_fetch fetch, int64_t at) {
+  __builtin_prefetch(fetch.close + at, 0, 3);
+  __builtin_prefetch(fetch.distant + at, 0, 2);
+}
 
 // Four bytes in every lane.
 POLAR_ALWAYS_INLINE __m512i att_splat4(const void *bytes) {
@@ -40,12 +52,13 @@ POLAR_ALWAYS_INLINE __mmask16 att_lanes(int64_t left) {
   return left >= VW ? 0xffff : left <= 0 ? 0 : (__mmask16)((1u << left) - 1);
 }
 
-static void att_set_queries(const polar_span *span, att_queries *queries) {
+static void att_begin(const polar_span *span, att_state *state) {
   const int64_t padded = polar_kv_padded(span->head_dim);
   int8_t *high = (int8_t *)span->scratch, *low = high + span->rows * padded;
-  queries->high = high;
-  queries->low = low;
-  queries->padded = padded;
+  state->high = high;
+  state->low = low;
+  state->padded = padded;
+  __builtin_memset(span->o, 0, sizeof(float) * (size_t)span->rows * (size_t)span->head_dim);
   for (int r = 0; r < span->rows; r++, high += padded, low += padded) {
     const float *q = span->q + (int64_t)r * span->head_dim;
     __m512 largest = _mm512_setzero_ps();
@@ -65,22 +78,23 @@ static void att_set_queries(const polar_span *span, att_queries *queries) {
       _mm512_mask_cvtepi32_storeu_epi8(high + d, att_lanes(padded - d), upper);
       _mm512_mask_cvtepi32_storeu_epi8(low + d, att_lanes(padded - d), lower);
     }
-    queries->factor[r] = span->scale * (most / 32639.0f);
-    queries->high_start[r] = -128 * _mm512_reduce_add_epi32(high_sum);
-    queries->low_start[r] = -128 * _mm512_reduce_add_epi32(low_sum);
+    state->factor[r] = span->scale * (most / 32639.0f);
+    state->high_start[r] = -128 * _mm512_reduce_add_epi32(high_sum);
+    state->low_start[r] = -128 * _mm512_reduce_add_epi32(low_sum);
+    state->sums[r] = (vf){0};
+    span->m[r] = -3.0e38f;
+    state->unit[r] = state->per_unit[r] = 1;
   }
 }
 
-// 2^(y - m) for integer m, by a fit of 2^f on -1/2 ... 1/2 that is off by at most 1e-7; 0 for y = -inf.
+// 2^(y - m) for integer m, by a fit of 2^f on 0 ... 1 that is off by at most 3e-6; 0 for y = -inf. Terms are added in pairs
+// since the softmax is waited for.
 POLAR_ALWAYS_INLINE vf att_weight(vf y, vf m) {
-  const vf f = (vf)_mm512_reduce_ps((__m512)y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  vf p = FN(splat)(1.326473133e-3f);
-  p = p * f + 9.671513410e-3f;
-  p = p * f + 5.550733728e-2f;
-  p = p * f + 2.402224207e-1f;
-  p = p * f + 6.931469776e-1f;
-  p = p * f + 1.0f;
-  return (vf)_mm512_scalef_ps((__m512)p, (__m512)(y - f - m));
+  const vf f = (vf)_mm512_reduce_ps((__m512)y, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  const vf square = f * f;
+  const vf low = f * 6.930448442e-1f + 1.0f, high = f * 5.224246981e-2f + 2.412802079e-1f;
+  const vf p = (square * 1.342668622e-2f + high) * square + low;
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)(y - m));
 }
 
 // Sixteen bf16 as f32.
@@ -89,28 +103,37 @@ POLAR_ALWAYS_INLINE vf att_scales(const char *scales) {
   return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
 }
 
-// Scores of R rows against two pages, in powers of two. Fetches a block on the way.
+// 64 codes of K plus 128, since the instruction wants its first factor unsigned.
+POLAR_ALWAYS_INLINE __m512i att_keys(const char *codes) {
+  return _mm512_xor_si512(_mm512_loadu_si512(codes), _mm512_set1_epi32((int)0x80808080u));
+}
+
+// The scores of a row against a page, in powers of two.
+POLAR_ALWAYS_INLINE vf att_score(__m512i high, __m512i low, vf scales, float factor) {
+  const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+  return (vf)_mm512_cvtepi32_ps(sum) * (scales * factor);
+}
+
+// Scores of R rows against two pages, in powers of two. Fetches a block on the way if FETCH.
 POLAR_ALWAYS_INLINE void att_scores(
-  const int R, const int64_t padded, const att_queries *queries, const char *const *block, const char *next, int row,
-  float *scores
+  const int R, const int FETCH, const int64_t padded, const att_state *state, const char *const *block,
+  att_fetch next, int row, float *scores
 ) {
   __m512i high[8], low[8];
 #pragma clang loop unroll(full)
   for (int i = 0; i < 2 * R; i++) {
-    high[i] = _mm512_set1_epi32(queries->high_start[row + i / 2]);
-    low[i] = _mm512_set1_epi32(queries->low_start[row + i / 2]);
+    high[i] = _mm512_set1_epi32(state->high_start[row + i / 2]);
+    low[i] = _mm512_set1_epi32(state->low_start[row + i / 2]);
   }
   const char *first = block[0], *second = block[1];
-  const int8_t *q_high = queries->high + row * padded, *q_low = queries->low + row * padded;
+  const int8_t *q_high = state->high + row * padded, *q_low = state->low + row * padded;
+#pragma clang loop unroll(disable)
   for (int64_t d = 0; d < padded; d += 4) {
-    if (next) {
-      __builtin_prefetch(next + d * 32, 0, 3);
-      __builtin_prefetch(next + d * 32 + 64, 0, 3);
+    if (FETCH) {
+      att_prefetch(next, d * 32);
+      att_prefetch(next, d * 32 + 64);
     }
-    // Codes plus 128 are unsigned, as the instruction wants its first factor.
-    const __m512i sign = _mm512_set1_epi32((int)0x80808080u);
-    const __m512i a = _mm512_xor_si512(_mm512_loadu_si512(first + d * POLAR_PAGE), sign);
-    const __m512i b = _mm512_xor_si512(_mm512_loadu_si512(second + d * POLAR_PAGE), sign);
+    const __m512i a = att_keys(first + d * POLAR_PAGE), b = att_keys(second + d * POLAR_PAGE);
 #pragma clang loop unroll(full)
     for (int r = 0; r < R; r++) {
       const __m512i h = att_splat4(q_high + r * padded + d), l = att_splat4(q_low + r * padded + d);
@@ -120,90 +143,95 @@ POLAR_ALWAYS_INLINE void att_scores(
       low[2 * r + 1] = _mm512_dpbusd_epi32(low[2 * r + 1], b, l);
     }
   }
-  if (next) __builtin_prefetch(next + 2 * POLAR_PAGE * padded, 0, 3);
+  if (FETCH) att_prefetch(next, 2 * POLAR_PAGE * padded);
   const vf scales[2] = {att_scales(first + 2 * POLAR_PAGE * padded), att_scales(second + 2 * POLAR_PAGE * padded)};
 #pragma clang loop unroll(full)
-  for (int i = 0; i < 2 * R; i++) {
-    const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high[i], 8), low[i]);
-    const vf factor = scales[i % 2] * queries->factor[row + i / 2];
-    _mm512_store_ps(scores + i * VW, (__m512)((vf)_mm512_cvtepi32_ps(sum) * factor));
-  }
+  for (int i = 0; i < 2 * R; i++)
+    _mm512_store_ps(scores + i * VW, (__m512)att_score(high[i], low[i], scales[i % 2], state->factor[row + i / 2]));
 }
 
-// Raises a row's m to what the scores of a step ask for, and rescales its sum and its output so far.
-static __attribute__((noinline)) float att_raise(float m, __m512 top, vf *sum, float *o, int64_t head_dim) {
-  const float raised = __builtin_ceilf(_mm512_reduce_max_ps(top));
-  const vf factor = (vf)_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(m - raised));
-  *sum = *sum * factor;
-  for (int64_t d = 0; d < head_dim; d++) o[d] = o[d] * factor[0];
-  return raised;
+// The lanes of the page from `start` on that a row sees.
+POLAR_ALWAYS_INLINE __mmask16 att_visible(const polar_span *span, int row, int start) {
+  const int low = span->starts[row] - start, high = span->limits[row] - start;
+  return (__mmask16)(att_lanes(high) & ~(low > 0 ? att_lanes(low) : 0));
 }
 
-// The weights of R rows for the step's tokens as two bytes each, and the factors of the sums they will be in.
-POLAR_ALWAYS_INLINE void att_weights(
-  const int R, const polar_span *span, const vf *value_scales, int row, const vf *y, uint8_t *high, uint8_t *low,
-  float *factors, vf *sums
+// The larger of positive numbers, or one that is not a number.
+POLAR_ALWAYS_INLINE vf att_larger(vf a, vf b) { return (vf)_mm512_max_epu32((__m512i)a, (__m512i)b); }
+
+// True when a count does not fit or is not a number.
+POLAR_ALWAYS_INLINE int att_overflows(vf counts) {
+  return _mm512_cmpgt_epu32_mask((__m512i)counts, (__m512i)FN(splat)(65535)) != 0;
+}
+
+// The counts of a row for a page of which it may not see all tokens or whose counts may not fit. What the row has summed up
+// before is to be multiplied with `factor`.
+static __attribute__((noinline)) vf att_careful(
+  const polar_span *span, att_state *state, int row, int start, vf y, vf scales, float *factor
 ) {
-#pragma clang loop unroll(full)
-  for (int r = 0; r < R; r++) {
-    const __m512 top = _mm512_max_ps((__m512)y[2 * r], (__m512)y[2 * r + 1]);
-    if (_mm512_cmp_ps_mask(top, _mm512_set1_ps(span->m[row + r] + 8), _CMP_GT_OQ))
-      span->m[row + r] = att_raise(
-        span->m[row + r], top, &sums[row + r], span->o + (row + r) * (int64_t)span->head_dim, span->head_dim);
-    const vf m = FN(splat)(span->m[row + r]);
-    vf a = att_weight(y[2 * r], m), b = att_weight(y[2 * r + 1], m);
-    sums[row + r] = sums[row + r] + a;
-    sums[row + r] = sums[row + r] + b;
-    a = a * value_scales[0];
-    b = b * value_scales[1];
-    // The largest weight comes to lie in 2^14 ..< 2^15.
-    const float largest = _mm512_reduce_max_ps(_mm512_max_ps((__m512)a, (__m512)b));
-    const __m128 exponent = _mm_getexp_ss(_mm_set_ss(largest), _mm_set_ss(largest));
-    const float e = largest > 0x1p-100f ? _mm_cvtss_f32(exponent) : -100;
-    const __m512 scale = _mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(14 - e));
-    factors[r] = _mm512_cvtss_f32(_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(e - 14)));
-    const __m512i first = _mm512_cvtps_epi32(_mm512_mul_ps((__m512)a, scale));
-    const __m512i second = _mm512_cvtps_epi32(_mm512_mul_ps((__m512)b, scale));
-    _mm_storeu_si128((__m128i *)(void *)(low + r * STEP_TOKENS), _mm512_cvtepi32_epi8(first));
-    _mm_storeu_si128((__m128i *)(void *)(low + r * STEP_TOKENS + POLAR_PAGE), _mm512_cvtepi32_epi8(second));
-    _mm_storeu_si128((__m128i *)(void *)(high + r * STEP_TOKENS), _mm512_cvtepi32_epi8(_mm512_srli_epi32(first, 8)));
-    _mm_storeu_si128(
-      (__m128i *)(void *)(high + r * STEP_TOKENS + POLAR_PAGE), _mm512_cvtepi32_epi8(_mm512_srli_epi32(second, 8)));
+  const __mmask16 visible = att_visible(span, row, start);
+  const vf seen = (vf)_mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), visible, (__m512)y);
+  const float m = span->m[row];
+  vf weights = att_weight(seen, FN(splat)(m));
+  // Behind the last token there may be anything.
+  vf p = (vf)_mm512_maskz_mul_ps(visible, (__m512)weights, (__m512)scales);
+  *factor = 1;
+  if (att_overflows(p * state->per_unit[row])) {
+    const float top = _mm512_reduce_max_ps((__m512)seen);
+    if (!(top <= m + 8)) {
+      span->m[row] = __builtin_ceilf(top);
+      *factor = _mm512_cvtss_f32(_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(m - span->m[row])));
+      weights = att_weight(seen, FN(splat)(span->m[row]));
+      p = (vf)_mm512_maskz_mul_ps(visible, (__m512)weights, (__m512)scales);
+    }
+    // The largest count comes to lie in 2^14 ..< 2^15.
+    const float largest = _mm512_reduce_max_ps((__m512)p);
+    const float e = largest > 0x1p-100f ? _mm_cvtss_f32(_mm_getexp_ss(_mm_set_ss(largest), _mm_set_ss(largest))) : -100;
+    state->unit[row] = _mm512_cvtss_f32(_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(e - 14)));
+    state->per_unit[row] = _mm512_cvtss_f32(_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(14 - e)));
   }
+  // A V that is no number gives none.
+  if (_mm512_cmp_ps_mask((__m512)p, (__m512)p, _CMP_UNORD_Q)) weights = FN(splat)(__builtin_nanf(""));
+  state->sums[row] = state->sums[row] * *factor + weights;
+  return p * state->per_unit[row];
 }
 
-// o += P V of R rows and NV vectors from dimension d0 on, over the first `tokens` tokens. Fetches a line per line read.
+// Counts of the weights of two pages as bytes: of tokens 4 * i ... 4 * i + 3 the low ones at 16 * i, of the second page at
+// 16 * i + 4, the high ones 8 bytes behind.
+POLAR_ALWAYS_INLINE void att_store_counts(vf a, vf b, uint8_t *codes) {
+  const __m512i words = _mm512_packus_epi32(_mm512_cvtps_epi32((__m512)a), _mm512_cvtps_epi32((__m512)b));
+  const __m512i low = _mm512_and_si512(words, _mm512_set1_epi16(255)), high = _mm512_srli_epi16(words, 8);
+  _mm512_store_si512(codes, _mm512_packus_epi16(low, high));
+  // They are to be broadcast from memory, which is faster than to take the vector apart.
+  __asm__ volatile("" : : "r"(codes) : "memory");
+}
+
+// o += P V of R rows and NV vectors from dimension d0 on, over one page. Fetches a line per line read if FETCH.
 POLAR_ALWAYS_INLINE void att_values(
-  const int R, const int NV, const char *const *block, const char *next, int64_t d0, const int64_t padded,
-  __mmask16 lanes, int tokens, const uint8_t *high, const uint8_t *low, const float *factors, float *o,
-  int64_t head_dim
+  const int R, const int NV, const int FETCH, const char *block, att_fetch next, int64_t at,
+  int64_t d0, const int64_t padded, __mmask16 lanes, const uint8_t *codes, const float *units, float *o, int64_t head_dim
 ) {
-  __m512i sums[16];
+  __m512i low[8], high[8];
 #pragma clang loop unroll(full)
-  for (int i = 0; i < 2 * R * NV; i++) sums[i] = _mm512_setzero_si512();
-  for (int page = 0; page * POLAR_PAGE < tokens; page++) {
-    const char *v = block[page] + POLAR_PAGE * padded + d0 * 4;
-    const int count = tokens - page * POLAR_PAGE < POLAR_PAGE ? tokens - page * POLAR_PAGE : POLAR_PAGE;
-    // Tokens behind the last have weight 0, and a code is never more than a number.
-    for (int t = 0; t < count; t += 4, v += 4 * padded) {
-      if (next) {
+  for (int i = 0; i < R * NV; i++) low[i] = high[i] = _mm512_setzero_si512();
+  const char *v = block + POLAR_PAGE * padded + d0 * 4;
+#pragma clang loop unroll(disable)
+  for (int t = 0; t < 4; t++, v += 4 * padded, codes += 16) {
+    if (FETCH) {
 #pragma clang loop unroll(full)
-        for (int j = 0; j < NV; j++) __builtin_prefetch(next + j * 64, 0, 3);
-        next += NV * 64;
-      }
-      __m512i values[4];
+      for (int j = 0; j < NV; j++) att_prefetch(next, at + j * 64);
+      at += NV * 64;
+    }
+    __m512i values[4];
 #pragma clang loop unroll(full)
-      for (int j = 0; j < NV; j++) values[j] = _mm512_maskz_loadu_epi32(lanes, v + j * 64);
+    for (int j = 0; j < NV; j++) values[j] = _mm512_maskz_loadu_epi32(lanes, v + j * 64);
 #pragma clang loop unroll(full)
-      for (int r = 0; r < R; r++) {
-        const int at = r * STEP_TOKENS + page * POLAR_PAGE + t;
-        const __m512i h = att_splat4(high + at), l = att_splat4(low + at);
+    for (int r = 0; r < R; r++) {
+      const __m512i l = att_splat4(codes + r * CODES), h = att_splat4(codes + r * CODES + 8);
 #pragma clang loop unroll(full)
-        for (int j = 0; j < NV; j++) {
-          const int i = 2 * (r * NV + j);
-          sums[i] = _mm512_dpbusd_epi32(sums[i], h, values[j]);
-          sums[i + 1] = _mm512_dpbusd_epi32(sums[i + 1], l, values[j]);
-        }
+      for (int j = 0; j < NV; j++) {
+        low[r * NV + j] = _mm512_dpbusd_epi32(low[r * NV + j], l, values[j]);
+        high[r * NV + j] = _mm512_dpbusd_epi32(high[r * NV + j], h, values[j]);
       }
     }
   }
@@ -211,86 +239,97 @@ POLAR_ALWAYS_INLINE void att_values(
   for (int r = 0; r < R; r++)
 #pragma clang loop unroll(full)
     for (int j = 0; j < NV; j++) {
-      const int i = 2 * (r * NV + j);
-      const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(sums[i], 8), sums[i + 1]);
+      const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high[r * NV + j], 8), low[r * NV + j]);
       float *out = o + r * head_dim + d0 + j * VW;
       const vf before = (vf)_mm512_maskz_loadu_ps(lanes, out);
-      _mm512_mask_storeu_ps(out, lanes, (__m512)((vf)_mm512_cvtepi32_ps(sum) * factors[r] + before));
+      _mm512_mask_storeu_ps(out, lanes, (__m512)((vf)_mm512_cvtepi32_ps(sum) * units[r * STEP_PAGES] + before));
     }
 }
 
-// The rest of a step of R rows, the first of which is `row`, over two pages of which the first one's tokens start at
-// `start` of the span, given its scores. Fetches a block on the way.
-POLAR_ALWAYS_INLINE void att_accumulate(
-  const int R, const int64_t head_dim, const polar_span *span, const char *const *block, const char *next, int start,
-  int row, const float *scores, vf *sums
+// att_values of two pages and all dimensions.
+POLAR_ALWAYS_INLINE void att_all_values(
+  const int R, const int FETCH, const int64_t head_dim, const char *const *block, att_fetch next, const uint8_t *codes,
+  const float *units, float *o
 ) {
   const int64_t padded = polar_kv_padded(head_dim);
-  vf y[8];
-#pragma clang loop unroll(full)
-  for (int i = 0; i < 2 * R; i++) y[i] = (vf)_mm512_load_ps(scores + i * VW);
-  int visible = 0;
-#pragma clang loop unroll(full)
-  for (int r = 0; r < R; r++) {
-    const int low = span->starts[row + r] - start, high = span->limits[row + r] - start;
-    visible = high > visible ? high : visible;
-    if (low <= 0 && high >= STEP_TOKENS) continue;
-    uint32_t mask = high <= 0 ? 0 : high >= STEP_TOKENS ? 0xffffffffu : (1u << high) - 1;
-    if (low > 0) mask = low >= STEP_TOKENS ? 0 : mask & ~((1u << low) - 1);
-#pragma clang loop unroll(full)
-    for (int p = 0; p < STEP_PAGES; p++)
-      y[2 * r + p] = (vf)_mm512_mask_mov_ps(
-        _mm512_set1_ps(-__builtin_inff()), (__mmask16)(mask >> p * POLAR_PAGE), (__m512)y[2 * r + p]);
-  }
-  visible = visible > STEP_TOKENS ? STEP_TOKENS : visible;
-
-  uint8_t high[4 * STEP_TOKENS] __attribute__((aligned(64))), low[4 * STEP_TOKENS] __attribute__((aligned(64)));
-  float factors[4];
-  const int64_t scales = 2 * POLAR_PAGE * padded + 2 * POLAR_PAGE;
-  vf value_scales[2] = {att_scales(block[0] + scales), att_scales(block[1] + scales)};
-  if (visible < STEP_TOKENS) {
-    // Behind the last token there may be anything.
-    value_scales[0] = (vf)_mm512_maskz_mov_ps(att_lanes(visible), (__m512)value_scales[0]);
-    value_scales[1] = (vf)_mm512_maskz_mov_ps(att_lanes(visible - POLAR_PAGE), (__m512)value_scales[1]);
-  }
-  att_weights(R, span, value_scales, row, y, high, low, factors, sums);
-
-  float *o = span->o + row * head_dim;
-  if (next) __builtin_prefetch(next + 2 * POLAR_PAGE * padded, 0, 3);
-  int64_t d = 0;
-  for (; R <= 2 && d + 4 * VW <= head_dim; d += 4 * VW)
-    att_values(
-      R, 4, block, next ? next + d * 32 : NULL, d, padded, 0xffff, visible, high, low, factors, o, head_dim);
-  for (; d + 2 * VW <= head_dim; d += 2 * VW)
-    att_values(
-      R, 2, block, next ? next + d * 32 : NULL, d, padded, 0xffff, visible, high, low, factors, o, head_dim);
-  for (; d < head_dim; d += VW) {
-    att_values(R, 1, block, NULL, d, padded, att_lanes(head_dim - d), visible, high, low, factors, o, head_dim);
+  if (FETCH) att_prefetch(next, 2 * POLAR_PAGE * padded);
+#pragma clang loop unroll(disable)
+  for (int page = 0; page < STEP_PAGES; page++, codes += 4, units++) {
+    const int64_t at = page * POLAR_PAGE * padded;
+    int64_t d = 0;
+    for (; R <= 2 && d + 4 * VW <= head_dim; d += 4 * VW)
+      att_values(R, 4, FETCH, block[page], next, at + d * 16, d, padded, 0xffff, codes, units, o, head_dim);
+    for (; d + 2 * VW <= head_dim; d += 2 * VW)
+      att_values(R, 2, FETCH, block[page], next, at + d * 16, d, padded, 0xffff, codes, units, o, head_dim);
+    for (; d < head_dim; d += VW)
+      att_values(R, 1, 0, block[page], next, 0, d, padded, att_lanes(head_dim - d), codes, units, o, head_dim);
   }
 }
 
-// The two halves of a step for some number of rows and some head_dim.
-typedef struct {
-  void (*scores)(
-    const polar_span *, const att_queries *, const char *const *block, const char *next, int row, float *scores);
-  void (*accumulate)(
-    const polar_span *, const char *const *block, const char *next, int start, int row, const float *scores,
-    vf *sums);
-} att_functions;
+// Weights of R rows, the first of which is `row`, for two pages of which the first one's tokens start at `start` of the
+// span, given their scores.
+POLAR_ALWAYS_INLINE void att_weights(
+  const int R, const int64_t head_dim, const polar_span *span, att_state *state, const char *const *block, int start,
+  int row, const float *scores, uint8_t *codes, float *units
+) {
+  const int64_t padded = polar_kv_padded(head_dim), at = 2 * POLAR_PAGE * padded + 2 * POLAR_PAGE;
+  const vf scales[STEP_PAGES] = {att_scales(block[0] + at), att_scales(block[1] + at)};
+#pragma clang loop unroll(full)
+  for (int r = 0; r < R; r++) {
+    const vf first = (vf)_mm512_load_ps(scores + 2 * r * VW), second = (vf)_mm512_load_ps(scores + (2 * r + 1) * VW);
+    const vf m = FN(splat)(span->m[row + r]);
+    const vf a = att_weight(first, m), b = att_weight(second, m);
+    vf p = a * (scales[0] * state->per_unit[row + r]), q = b * (scales[1] * state->per_unit[row + r]);
+    if (span->starts[row + r] <= start && span->limits[row + r] >= start + STEP_PAGES * POLAR_PAGE &&
+        !att_overflows(att_larger(p, q))) {
+      state->sums[row + r] = state->sums[row + r] + a + b;
+      units[2 * r] = units[2 * r + 1] = state->unit[row + r];
+    } else {
+      float factor, later;
+      p = att_careful(span, state, row + r, start, first, scales[0], &factor);
+      units[2 * r] = state->unit[row + r];
+      q = att_careful(span, state, row + r, start + POLAR_PAGE, second, scales[1], &later);
+      units[2 * r] *= later;
+      units[2 * r + 1] = state->unit[row + r];
+      factor *= later;
+      float *o = span->o + (row + r) * head_dim;
+      for (int64_t d = 0; d < head_dim; d++) o[d] *= factor;
+    }
+    att_store_counts(p, q, codes + r * CODES);
+  }
+}
 
-#define ATTENTION_ROWS(R, D, HEAD_DIM)                                                                     \
-  static void att_scores_##R##_##D(                                                                        \
-    const polar_span *span, const att_queries *queries, const char *const *block, const char *next, int row, \
-    float *scores                                                                                          \
-  ) {                                                                                                      \
-    (void)span;                                                                                            \
-    att_scores(R, polar_kv_padded(HEAD_DIM), queries, block, next, row, scores);                           \
-  }                                                                                                        \
-  static void att_accumulate_##R##_##D(                                                                    \
-    const polar_span *span, const char *const *block, const char *next, int start, int row,                \
-    const float *scores, vf *sums                                                                          \
-  ) {                                                                                                      \
-    att_accumulate(R, HEAD_DIM, span, block, next, start, row, scores, sums);                              \
+// Two pages of which the first one's tokens start at `start` of the span, given their scores, and the scores of the pages
+// `ahead`, unless NULL; for R rows, the first of which is `row`. The scores are computed while the softmax waits for its
+// results. Fetches the blocks `next` on the way, unless NULL.
+POLAR_ALWAYS_INLINE void att_rows(
+  const int R, const int64_t head_dim, const polar_span *span, att_state *state, const char *const *block,
+  const char *const *ahead, const att_fetch *next, int start, int row, const float *scores, float *scores_ahead
+) {
+  const int64_t padded = polar_kv_padded(head_dim);
+  uint8_t codes[4 * CODES] __attribute__((aligned(64)));
+  float units[8];
+  att_weights(R, head_dim, span, state, block, start, row, scores, codes, units);
+  float *o = span->o + row * head_dim;
+  if (next) {
+    att_scores(R, 1, padded, state, ahead, next[0], row, scores_ahead);
+    att_all_values(R, 1, head_dim, block, next[1], codes, units, o);
+  } else {
+    if (ahead) att_scores(R, 0, padded, state, ahead, (att_fetch){0}, row, scores_ahead);
+    att_all_values(R, 0, head_dim, block, (att_fetch){0}, codes, units, o);
+  }
+}
+
+typedef void (*att_function)(
+  const polar_span *, att_state *, const char *const *block, const char *const *ahead, const att_fetch *next, int start,
+  int row, const float *scores, float *scores_ahead);
+
+#define ATTENTION_ROWS(R, D, HEAD_DIM)                                                                              \
+  static void att_rows_##R##_##D(                                                                                   \
+    const polar_span *span, att_state *state, const char *const *block, const char *const *ahead,                   \
+    const att_fetch *next, int start, int row, const float *scores, float *scores_ahead                              \
+  ) {                                                                                                               \
+    att_rows(R, HEAD_DIM, span, state, block, ahead, next, start, row, scores, scores_ahead);                       \
   }
 #define ATTENTION_SIZES(R)     \
   ATTENTION_ROWS(R, 64, 64)    \
@@ -301,10 +340,8 @@ ATTENTION_SIZES(2)
 ATTENTION_SIZES(3)
 ATTENTION_SIZES(4)
 
-#define ATTENTION_FUNCTIONS(R, D) {att_scores_##R##_##D, att_accumulate_##R##_##D}
-#define ATTENTION_TABLE(D) \
-  {ATTENTION_FUNCTIONS(1, D), ATTENTION_FUNCTIONS(2, D), ATTENTION_FUNCTIONS(3, D), ATTENTION_FUNCTIONS(4, D)}
-static const att_functions att_tables[3][4] = {ATTENTION_TABLE(64), ATTENTION_TABLE(128), ATTENTION_TABLE(any)};
+#define ATTENTION_TABLE(D) {att_rows_1_##D, att_rows_2_##D, att_rows_3_##D, att_rows_4_##D}
+static const att_function att_tables[3][4] = {ATTENTION_TABLE(64), ATTENTION_TABLE(128), ATTENTION_TABLE(any)};
 
 // The span's page `page`. Pages before the first one that counts and behind the last are masked; what is read for them is
 // one that counts.
@@ -316,42 +353,142 @@ static const char *att_block(const polar_span *span, int page) {
 // A page to fetch, which may be one that is read after the span; NULL where there is none.
 static const char *att_next(const polar_span *span, int page) {
   if (page < span->pages) return att_block(span, page);
-  return page - span->pages < POLAR_TILE_PAGES ? span->next[page - span->pages] : NULL;
+  return page - span->pages < POLAR_NEXT_PAGES ? span->next[page - span->pages] : NULL;
 }
 
-void polar_attention_int8_avx512(const polar_span *span) {
-  const att_functions *functions = att_tables[span->head_dim == 64 ? 0 : span->head_dim == 128 ? 1 : 2];
-  // Of two steps: the scores of one are computed while the softmax of the one before waits for its results.
-  float scores[2][POLAR_SPAN_ROWS * STEP_TOKENS] __attribute__((aligned(64)));
+// Two pages to fetch; `block`, which is there already, in place of one that there is none of.
+static att_fetch att_fetches(const polar_span *span, const char *block, int close, int distant) {
+  const char *first = att_next(span, close), *second = att_next(span, distant);
+  return (att_fetch){first ? first : block, second ? second : block};
+}
+
+// Any number of rows.
+static void att_steps(const polar_span *span, att_state *state) {
+  const att_function *functions = att_tables[span->head_dim == 64 ? 0 : span->head_dim == 128 ? 1 : 2];
+  float scores[2][POLAR_SPAN_ROWS * STEP_PAGES * POLAR_PAGE] __attribute__((aligned(64)));
   const char *block[2][STEP_PAGES];
-  vf sums[POLAR_SPAN_ROWS];
-  for (int r = 0; r < span->rows; r++) {
-    sums[r] = (vf){0};
-    span->m[r] = -3.0e38f;
-  }
-  att_queries queries;
-  att_set_queries(span, &queries);
-  __builtin_memset(span->o, 0, sizeof(float) * (size_t)span->rows * (size_t)span->head_dim);
+  att_fetch next[STEP_PAGES];
+  // Pages from one whose scores are computed to those that are fetched meanwhile.
+  const int close = span->head_dim > 64 ? 2 : 4, distant = 2 * close;
   const int first = span->first / STEP_PAGES * STEP_PAGES;
-  for (int page = first; page < span->pages + STEP_PAGES; page += STEP_PAGES) {
-    const int ahead = page < span->pages, behind = page > first, turn = page / STEP_PAGES % 2;
-    for (int i = 0; i < STEP_PAGES; i++) block[turn][i] = att_block(span, page + i);
-    const char *next[STEP_PAGES];
-    for (int i = 0; i < STEP_PAGES; i++) next[i] = att_next(span, page + AHEAD + i);
+  for (int i = 0; i < STEP_PAGES; i++) block[first / STEP_PAGES % 2][i] = att_block(span, first + i);
+  for (int row = 0; row < span->rows; row++)
+    att_scores(
+      1, 0, state->padded, state, block[first / STEP_PAGES % 2], (att_fetch){0}, row,
+      scores[first / STEP_PAGES % 2] + row * STEP_PAGES * POLAR_PAGE);
+  for (int page = first; page < span->pages; page += STEP_PAGES) {
+    const int turn = page / STEP_PAGES % 2, more = page + STEP_PAGES < span->pages;
+    for (int i = 0; i < STEP_PAGES; i++) {
+      block[!turn][i] = att_block(span, page + STEP_PAGES + i);
+      next[i] = att_fetches(span, block[!turn][i], page + STEP_PAGES + close + i, page + STEP_PAGES + distant + i);
+    }
+    int fetch = more;
     for (int row = 0; row < span->rows;) {
       const int left = span->rows - row;
       const int count = left == 5 || left == 6 ? 3 : left < 4 ? left : 4;
-      const att_functions *function = &functions[count - 1];
-      if (ahead)
-        function->scores(span, &queries, block[turn], next[0], row, scores[turn] + row * STEP_TOKENS);
-      if (behind)
-        function->accumulate(
-          span, block[!turn], next[1], (page - STEP_PAGES) * POLAR_PAGE, row, scores[!turn] + row * STEP_TOKENS, sums);
-      next[0] = next[1] = NULL;
+      const int at = row * STEP_PAGES * POLAR_PAGE;
+      functions[count - 1](
+        span, state, block[turn], more ? block[!turn] : NULL, fetch ? next : NULL, page * POLAR_PAGE, row,
+        scores[turn] + at, scores[!turn] + at);
+      fetch = 0;
       row += count;
     }
   }
-  for (int r = 0; r < span->rows; r++) span->l[r] = FN(sum)(sums[r]);
+}
+
+POLAR_ALWAYS_INLINE __m512i att_sum(const __m512i *chains) {
+  return _mm512_add_epi32(_mm512_add_epi32(chains[0], chains[1]), _mm512_add_epi32(chains[2], chains[3]));
+}
+
+// A single row, as all heads are without grouped queries: computing takes less time than reading, if only the reading never
+// stops. Lines are used in the order of their addresses, which the hardware foresees best, K and V page by page in turn;
+// blocks are fetched into L2, and then into L1, evenly over the instructions.
+POLAR_ALWAYS_INLINE void att_stream(
+  const int64_t head_dim, const int near, const int far, const polar_span *span, att_state *state
+) {
+  const int vectors = (int)(head_dim / VW);
+  const char *blocks[POLAR_CHUNK_PAGES + POLAR_NEXT_PAGES];
+  vf o[8];
+#pragma clang loop unroll(full)
+  for (int j = 0; j < vectors; j++) o[j] = (vf){0};
+  for (int page = span->first, low_page = page; page < span->pages; page++) {
+    if (page == span->first || page - low_page == POLAR_CHUNK_PAGES) {
+      low_page = page;
+      const int left = span->pages - page;
+      for (int i = 0; i < far + (left < POLAR_CHUNK_PAGES ? left : POLAR_CHUNK_PAGES); i++) {
+        const char *next = att_next(span, page + i);
+        blocks[i] = next ? next : blocks[i - 1];
+      }
+    }
+    const char *const *turn = blocks + (page - low_page), *block = *turn;
+    const att_fetch fetch = {turn[near], turn[far]};
+    // Four chains each, since the softmax waits for them.
+    __m512i high[4] = {_mm512_set1_epi32(state->high_start[0])}, low[4] = {_mm512_set1_epi32(state->low_start[0])};
+#pragma clang loop unroll(full)
+    for (int i = 0; i < head_dim / 4; i++) {
+      att_prefetch(fetch, i * 64);
+      const __m512i keys = att_keys(block + i * 64);
+      high[i % 4] = _mm512_dpbusd_epi32(high[i % 4], keys, att_splat4(state->high + 4 * i));
+      low[i % 4] = _mm512_dpbusd_epi32(low[i % 4], keys, att_splat4(state->low + 4 * i));
+    }
+    const char *scales = block + 2 * POLAR_PAGE * head_dim;
+    att_prefetch(fetch, 2 * POLAR_PAGE * head_dim);
+    const vf y = att_score(att_sum(high), att_sum(low), att_scales(scales), state->factor[0]);
+    const vf value_scales = att_scales(scales + 2 * POLAR_PAGE);
+    const int start = page * POLAR_PAGE;
+    const vf weights = att_weight(y, FN(splat)(span->m[0]));
+    vf p = weights * (value_scales * state->per_unit[0]);
+    if (span->starts[0] <= start && span->limits[0] >= start + POLAR_PAGE && !att_overflows(p)) {
+      state->sums[0] = state->sums[0] + weights;
+    } else {
+      float factor;
+      p = att_careful(span, state, 0, start, y, value_scales, &factor);
+#pragma clang loop unroll(full)
+      for (int j = 0; j < vectors; j++) o[j] = o[j] * factor;
+    }
+    uint8_t codes[CODES] __attribute__((aligned(64)));
+    att_store_counts(p, (vf){0}, codes);
+    const char *v = block + POLAR_PAGE * head_dim;
+    const float unit = state->unit[0];
+    __m512i value_low[8], value_high[8];
+#pragma clang loop unroll(full)
+    for (int j = 0; j < vectors; j++) value_low[j] = value_high[j] = _mm512_setzero_si512();
+#pragma clang loop unroll(full)
+    for (int t = 0; t < 4; t++) {
+      const __m512i l = att_splat4(codes + 16 * t), h = att_splat4(codes + 16 * t + 8);
+#pragma clang loop unroll(full)
+      for (int j = 0; j < vectors; j++) {
+        const int64_t at = (t * vectors + j) * 64;
+        att_prefetch(fetch, POLAR_PAGE * head_dim + at);
+        const __m512i values = _mm512_loadu_si512(v + at);
+        value_low[j] = _mm512_dpbusd_epi32(value_low[j], l, values);
+        value_high[j] = _mm512_dpbusd_epi32(value_high[j], h, values);
+      }
+    }
+#pragma clang loop unroll(full)
+    for (int j = 0; j < vectors; j++) {
+      const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(value_high[j], 8), value_low[j]);
+      o[j] = (vf)_mm512_cvtepi32_ps(sum) * unit + o[j];
+    }
+  }
+#pragma clang loop unroll(full)
+  for (int j = 0; j < vectors; j++) FN(store)(span->o + j * VW, o[j]);
+}
+
+static void att_stream_64(const polar_span *span, att_state *state) { att_stream(64, 1, 3, span, state); }
+static void att_stream_128(const polar_span *span, att_state *state) { att_stream(128, 1, 2, span, state); }
+
+void polar_attention_int8_avx512(const polar_span *span) {
+  att_state state;
+  att_begin(span, &state);
+  if (span->rows == 1 && span->head_dim == 64) {
+    att_stream_64(span, &state);
+  } else if (span->rows == 1 && span->head_dim == 128) {
+    att_stream_128(span, &state);
+  } else {
+    att_steps(span, &state);
+  }
+  for (int r = 0; r < span->rows; r++) span->l[r] = FN(sum)(state.sums[r]);
 }
 #pragma clang attribute pop
 #endif

@@ -232,3 +232,30 @@ static double FN(fma)(int64_t steps, float *sink) {
   return (double)steps * 12 * VW * 2;
 }
 #endif
+
+static void FN(fold)(int first, polar_partial *total, float m, float l, const float *o, int32_t head_dim) {
+  if (first) {
+    *total->m = m;
+    *total->l = l;
+    __builtin_memcpy(total->o, o, sizeof(float) * (size_t)head_dim);
+    return;
+  }
+  const float top = m > *total->m ? m : *total->m;
+  const float a = FN(exp2)(FN(splat)(*total->m - top))[0], b = FN(exp2)(FN(splat)(m - top))[0];
+  *total->m = top;
+  *total->l = *total->l * a + l * b;
+  int32_t d = 0;
+  for (; d + VW <= head_dim; d += VW) FN(store)(total->o + d, FN(load)(total->o + d) * a + FN(load)(o + d) * b);
+  for (; d < head_dim; d++) total->o[d] = total->o[d] * a + o[d] * b;
+}
+
+static void FN(finish)(float *out, const float *total, float sum, int32_t head_dim) {
+  if (sum == 0) {
+    __builtin_memset(out, 0, sizeof(float) * (size_t)head_dim);
+    return;
+  }
+  const float inverse = 1.0f / sum;
+  int32_t d = 0;
+  for (; d + VW <= head_dim; d += VW) FN(store)(out + d, FN(load)(total + d) * inverse);
+  for (; d < head_dim; d++) out[d] = total[d] * inverse;
+}

@@ -42,7 +42,7 @@ public enum Tolerance {
 
   /// Attention over an i8 cache, measured against the values that its codes and scales stand for: queries may be integers
   /// of 16 bits relative to their largest element (off by 2^-17 of it, times `sqrt(headDim)` random terms of a score),
-  /// weights of 15 bits relative to the largest of 32 tokens.
+  /// weights of 15 bits relative to the largest so far of up to 512 tokens (off by 2^-15 of it at most, random in sign).
   public static let attentionInt8: Float = 5e-4
 
   /// A number stored as i8, relative to the largest of its vector: half a step of a scale that is up to 2^-7 too large.

@@ -181,7 +181,11 @@ struct BenchAttentionCommand: ParsableCommand {
   var kvHeads = 32
   @Option(help: "Elements per head.")
   var headDim = 64
-  @Flag(help: "Five shapes instead of one: 32/32, 32/8 and 9/3 heads of 64, 32/32 and 32/8 heads of 128.")
+  @Flag(
+    help: """
+      Five shapes instead of one: 32/32, 32/8 and 9/3 heads of 64, 32/32 and 32/8 heads of 128, each of at least 64 MiB \
+      of K and V, for which there may be more sequences than --batch says.
+      """)
   var shapes = false
   @Option(name: .customLong("kv"), help: "How K and V are stored: bf16, int8 or both.")
   var formats = FormatList(formats: KVFormat.allCases)
@@ -225,6 +229,14 @@ struct BenchAttentionCommand: ParsableCommand {
   /// Measures one shape, relates it to the read rate measured just before, prints and records it.
   private func measure(_ shape: AttentionBench.Shape, _ format: KVFormat) throws {
     let backend = try Device.cpu(threads: threads).makeBackend(kv: format)
+    var shape = shape
+    if shapes {
+      // What fits in a cache tells nothing about memory.
+      var sequence = shape
+      sequence.batch = 1
+      let bytes = sequence.kvBytes(dtype: backend.kvDType)
+      shape.batch = max(batch, ((64 << 20) + bytes - 1) / bytes)
+    }
     let limits = try Device.measureLimits(threads: threads)
     let rows = try AttentionBench(backend, shape: shape).run(densities: density.values, rounds: rounds)
     print(
