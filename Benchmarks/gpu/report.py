@@ -55,6 +55,18 @@ def main():
                     for shape, batch in shapes
                 ],
             )
+    rows = [row for row in results if row.get("section") == "training"]
+    if rows:
+        out += ["## Training of routers", ""] + table(
+            ["part", "inputs", "outputs", "rank", "tokens", "us", "GB/s", "of copy"],
+            [
+                (
+                    row["part"], row["hidden"], row["outputs"], row["rank"], row["batch"], f"{row['seconds'] * 1e6:.0f}",
+                    f"{row['bandwidth']:.0f}", percent(row["bandwidth"], copy),
+                )
+                for row in rows
+            ],
+        )
     steps = [row for row in results if "model" in row]
     if steps:
         out += ["## Whole decode steps", ""] + table(

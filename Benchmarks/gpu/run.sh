@@ -27,6 +27,8 @@ linear          60   the layers of OPT-66B and Llama-3.1-8B at batch 1, 4, 16, 6
 selective       90   up-projections 36864 x 9216 and 16384 x 4096 at densities 0.05 to 1, batch 1, 16, 64: >= 7x over the dense layer at 10 % and
                      batch <= 16; the density at which both take the same time, printed at the end
 router          30   routers with their choice at OPT-66B's and OPT-6.7B's sizes: <= 3 % of the layer's share of a dense step
+training        40   a step of OPT-6.7B's neuron router (256 tokens): >= 60 % of the copy bandwidth by the bytes that it must move; a step of a head router
+                     <= 0.3 ms, a ridge regression of 4096 inputs <= 30 ms
 torch           60   attention by scaled_dot_product_attention and the linear layers by torch, beside ours (skipped without torch)
 decode-*     60 each whole steps of seven published shapes with random weights: dense >= 75 % of the copy bandwidth; at least 90 % of the gain that
                      the bytes allow at each point, and above the published 1.83x (OPT-6.7B), 1.97x (OPT-30B), 1.85x (Llama-2-7B, -13B)
@@ -124,6 +126,7 @@ step attention bench --section attention
 step linear bench --section linear
 step selective bench --section selective
 step router bench --section router
+step training bench --section training
 python=$(command -v python3 || true)
 if [ -z "$python" ]; then
   skip torch "there is no python3"

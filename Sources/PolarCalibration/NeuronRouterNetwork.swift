@@ -38,7 +38,7 @@ struct NeuronRouterNetwork: Sendable {
     activations: ActivationBits, tokens: Int, epochs: Int, batch: Int, rate: Float, offset: Float,
     seed: UInt64
   ) throws(PolarError) {
-    var pass = try Pass(self, activations: activations, tokens: tokens, batch: batch)
+    var pass = try NeuronRouterPass(self, activations: activations, tokens: tokens, batch: batch)
     let steps = Minibatches(tokens: tokens, epochs: epochs, batch: batch, rate: rate, seed: seed)
     let counts = activations.activeCounts(tokens: tokens)
     try steps.forEach(on: data.ops) { step in
@@ -49,49 +49,6 @@ struct NeuronRouterNetwork: Sendable {
     }
     down = pass.down.values.read()
     up = pass.up.values.read()
-  }
-
-  /// Parameters and scratch where training computes.
-  private struct Pass {
-    var down: Trainee
-    var up: Trainee
-    private let bits: OwnedTensor
-    private let x: OwnedTensor
-    private let z: OwnedTensor
-    /// Scores, and then slopes.
-    private let scores: OwnedTensor
-    private let back: OwnedTensor
-
-    init(
-      _ network: NeuronRouterNetwork, activations: ActivationBits, tokens: Int, batch: Int
-    ) throws(PolarError) {
-      let ops = network.data.ops
-      down = try Trainee(network.down, rows: network.inputs, on: ops)
-      up = try Trainee(network.up, rows: network.rank, on: ops)
-      bits = try activations.copy(tokens: tokens, on: ops)
-      x = try OwnedTensor(rows: batch, columns: network.inputs, on: ops)
-      z = try OwnedTensor(rows: batch, columns: network.rank, on: ops)
-      scores = try OwnedTensor(rows: batch, columns: network.columns, on: ops)
-      back = try OwnedTensor(rows: batch, columns: network.rank, on: ops)
-    }
-
-    /// Forward, backward and an update of both halves.
-    mutating func descend(
-      _ step: Minibatches.Step, negativeWeight: Float, data: TrainingData, neurons: Int
-    ) {
-      let (ops, count) = (data.ops, step.tokens.count)
-      let (x, z, slopes, back) = (x.rows(count), z.rows(count), scores.rows(count), back.rows(count))
-      data.gather(x, rows: step.rows)
-      ops.multiply(z, .plain(x), .plain(down.values.tensor), adding: false)
-      ops.multiply(slopes, .plain(z), .plain(up.values.tensor), adding: false)
-      ops.crossEntropySlopes(
-        slopes, bits: bits.tensor, rows: step.rows, units: neurons, negativeWeight: negativeWeight)
-      ops.multiply(up.gradient.tensor, .transposed(z), .plain(slopes), adding: false)
-      ops.multiply(back, .plain(slopes), .transposed(up.values.tensor), adding: false)
-      ops.multiply(down.gradient.tensor, .transposed(x), .plain(back), adding: false)
-      down.update(rate: step.rate, batch: count)
-      up.update(rate: step.rate, batch: count)
-    }
   }
 
   /// The router for inputs as they come: the scaling is folded into the weights, all of them rounded to bf16, as backends
@@ -138,5 +95,48 @@ struct NeuronRouterNetwork: Sendable {
       for row in 0..<count { result += values[row * columns..<row * columns + neurons] }
     }
     return result
+  }
+}
+
+/// A neuron router's parameters and scratch where training computes.
+struct NeuronRouterPass {
+  var down: Trainee
+  var up: Trainee
+  private let bits: OwnedTensor
+  private let x: OwnedTensor
+  private let z: OwnedTensor
+  /// Scores, and then slopes.
+  private let scores: OwnedTensor
+  private let back: OwnedTensor
+
+  init(
+    _ network: NeuronRouterNetwork, activations: ActivationBits, tokens: Int, batch: Int
+  ) throws(PolarError) {
+    let ops = network.data.ops
+    down = try Trainee(network.down, rows: network.inputs, on: ops)
+    up = try Trainee(network.up, rows: network.rank, on: ops)
+    bits = try activations.copy(tokens: tokens, on: ops)
+    x = try OwnedTensor(rows: batch, columns: network.inputs, on: ops)
+    z = try OwnedTensor(rows: batch, columns: network.rank, on: ops)
+    scores = try OwnedTensor(rows: batch, columns: network.columns, on: ops)
+    back = try OwnedTensor(rows: batch, columns: network.rank, on: ops)
+  }
+
+  /// Forward, backward and an update of both halves.
+  mutating func descend(
+    _ step: Minibatches.Step, negativeWeight: Float, data: TrainingData, neurons: Int
+  ) {
+    let (ops, count) = (data.ops, step.tokens.count)
+    let (x, z, slopes, back) = (x.rows(count), z.rows(count), scores.rows(count), back.rows(count))
+    data.gather(x, rows: step.rows)
+    ops.multiply(z, .plain(x), .plain(down.values.tensor), adding: false)
+    ops.multiply(slopes, .plain(z), .plain(up.values.tensor), adding: false)
+    ops.crossEntropySlopes(
+      slopes, bits: bits.tensor, rows: step.rows, units: neurons, negativeWeight: negativeWeight)
+    ops.multiply(up.gradient.tensor, .transposed(z), .plain(slopes), adding: false)
+    ops.multiply(back, .plain(slopes), .transposed(up.values.tensor), adding: false)
+    ops.multiply(down.gradient.tensor, .transposed(x), .plain(back), adding: false)
+    down.update(rate: step.rate, batch: count)
+    up.update(rate: step.rate, batch: count)
   }
 }

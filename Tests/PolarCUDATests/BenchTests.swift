@@ -1,6 +1,7 @@
 import EmulatedCUDA
 import PolarBench
 import PolarCUDA
+import PolarCalibration
 import PolarCore
 import PolarModels
 import PolarSparsity
@@ -27,6 +28,15 @@ import Testing
     #expect(backend.failure == nil)
     #expect(device.recordings.made > 0)
     #expect(try backend.measuredCopyBandwidth(byteCount: 1 << 20) > 0)
+  }
+
+  @Test func trainingIsMeasured() throws {
+    let backend = try CUDABackend(device: EmulatedDevice())
+    let rows = try TrainingBench(backend, repeats: 1, steps: 1)
+      .run(hidden: 40, neurons: 70, rank: 8, units: 4, hiddenUnits: 8, batch: 8)
+    #expect(rows.map(\.part) == ["neuron step", "head step", "ridge"])
+    for row in rows { #expect(row.seconds > 0 && row.bandwidth > 0 && row.bytes > 0) }
+    #expect(backend.failure == nil)
   }
 
   @Test(arguments: ShapeBench.Shape.tiny.map(\.name))

@@ -2,6 +2,7 @@ import ArgumentParser
 import Foundation
 import Polar
 import PolarBench
+import PolarCalibration
 import PolarCore
 
 struct BenchGPUCommand: ParsableCommand {
@@ -10,12 +11,12 @@ struct BenchGPUCommand: ParsableCommand {
     abstract:
       "Measures a GPU from its copy bandwidth to whole decode steps, with random weights made on the device.",
     discussion: """
-      Sections: copy, attention, linear, selective, router, decode. Every result is a line of JSON. With --tiny all of it runs at sizes
+      Sections: copy, attention, linear, selective, router, training, decode. Every result is a line of JSON. With --tiny all of it runs at sizes
       for a test, on any device.
       """)
 
   enum Section: String, CaseIterable, ExpressibleByArgument {
-    case copy, attention, linear, selective, router, decode
+    case copy, attention, linear, selective, router, training, decode
   }
 
   @OptionGroup var place: DeviceOptions
@@ -106,6 +107,16 @@ struct BenchGPUCommand: ParsableCommand {
           hidden: hidden, units: units, neurons: neurons, rank: rank, batches: tiny ? [1, 5] : [1, 16, 64])
         for row in rows { try emit(row) }
       }
+    }
+    if sections.contains(.training) {
+      // A layer of OPT-6.7B.
+      let bench = try TrainingBench(
+        backend.training ?? HostTrainingOps(), repeats: min(repeats, 5), steps: tiny ? 1 : 20)
+      let rows =
+        tiny
+        ? try bench.run(hidden: 64, neurons: 96, rank: 16, units: 8, hiddenUnits: 8, batch: 16)
+        : try bench.run(hidden: 4096, neurons: 16384, rank: 1024, units: 32)
+      for row in rows { try emit(row) }
     }
     if sections.contains(.decode) { try decode(backend) { try emit($0) } }
   }
