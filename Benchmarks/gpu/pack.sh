@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Packs what run.sh needs on a GPU machine into one archive: a static binary, the demo's model, compiled kernels where NVRTC is
-# at hand, and run.sh. It must stay below 60 MB.
+# at hand (the one that Tools/kernels/check_nvrtc.sh keeps will do), and the scripts. It must stay below 60 MB.
 #
 # usage: pack.sh [OUTPUT.tar.xz]
 set -eu
@@ -17,6 +17,8 @@ strip "$folder/polar-gpu/polar"
 cp -rL .build/release/*.resources "$folder/polar-gpu/"
 cp Benchmarks/gpu/run.sh Benchmarks/gpu/report.py Benchmarks/gpu/torch_peers.py "$folder/polar-gpu/"
 git rev-parse HEAD >"$folder/polar-gpu/commit"
+# NVRTC is looked for in a virtual environment, too.
+export VIRTUAL_ENV="${VIRTUAL_ENV:-$(ls -d "${XDG_CACHE_HOME:-$HOME/.cache}"/polar/nvrtc-*[0-9a-f] 2>/dev/null | tail -1)}"
 if ! "$folder/polar-gpu/polar" kernels build --arch sm_80,sm_90a --output "$folder/polar-gpu/polar.kernels"; then
   echo "pack.sh: no compiled kernels in the archive; the GPU machine needs NVRTC"
 fi

@@ -43,9 +43,10 @@ public struct DeviceSelfTest {
 
   /// Runs all checks: `steps` decode steps of requests that come and go for each mode, then a text of at most `textTokens`
   /// tokens, then the ops of training where the device has some, with `largeProducts` of real sizes too. `progress` gets
-  /// each result as it is there.
+  /// each result as it is there. Every other prompt is of about `longestPrompt` tokens.
   public func run(
-    steps: Int = 300, textTokens: Int = 48, largeProducts: Bool = true, progress: ((Result) -> Void)? = nil
+    steps: Int = 300, textTokens: Int = 48, longestPrompt: Int = 160, largeProducts: Bool = true,
+    progress: ((Result) -> Void)? = nil
   ) throws(PolarError) -> [Result] {
     var results: [Result] = []
     func report(_ name: String, _ passed: Bool, _ detail: String) {
@@ -54,14 +55,16 @@ public struct DeviceSelfTest {
     }
     let device = try Side(model, isDemo: isDemo, on: backend)
     let cpu = try Side(model, isDemo: isDemo, on: try CPUBackend())
-    for (mode, ours, theirs) in zip(device.policies, cpu.policies).map({ ($0.mode, $0.policy, $1.policy) }) {
-      let counts = compare(device, ours, cpu, theirs, steps: steps)
-      let title = mode == .dense ? "dense" : "\(mode.rawValue)-sparse"
+    for (ours, theirs) in zip(device.policies, cpu.policies) {
+      let counts = compare(
+        device, ours.policy, cpu, theirs.policy, steps: steps, longestPrompt: longestPrompt)
+      let title = ours.name
       report(
         "\(title) steps: most likely tokens equal the CPU's",
         Double(counts.asCPU) >= Self.share * Double(counts.tokens),
         "\(counts.asCPU) of \(counts.tokens), at least \(Int(Self.share * 100)) % wanted"
-          + (counts.density < 1 ? "; \(Int((counts.density * 100).rounded())) % of heads computed" : ""))
+          + (counts.heads < 1 ? "; \(Int((counts.heads * 100).rounded())) % of heads computed" : "")
+          + (counts.neurons < 1 ? "; \(Int((counts.neurons * 100).rounded())) % of neurons computed" : ""))
       guard backend.recordsWork else { continue }
       report(
         "\(title) steps: recorded equal issued", counts.asIssued == counts.tokens,
@@ -84,17 +87,20 @@ public struct DeviceSelfTest {
     var asIssued = 0
     var asCPU = 0
     var recorded: [Int] = []
-    /// Of heads.
-    var density = 1.0
+    /// The fraction of heads computed.
+    var heads = 1.0
+    var neurons = 1.0
   }
 
   /// Decodes the same changing batch three times: issued and recorded on the device, and on the CPU.
   private func compare(
-    _ device: Side, _ ours: any SparsityPolicy, _ cpu: Side, _ theirs: any SparsityPolicy, steps: Int
+    _ device: Side, _ ours: any SparsityPolicy, _ cpu: Side, _ theirs: any SparsityPolicy, steps: Int,
+    longestPrompt: Int
   ) -> Counts {
     var counts = Counts()
     var generator = SplitMix64(seed: 5)
-    var scene = SelfTestScene(vocabulary: device.loaded.model.config.vocabulary)
+    var scene = SelfTestScene(
+      vocabulary: device.loaded.model.config.vocabulary, longestPrompt: longestPrompt)
     device.runner.forgetRecordings()
     let counted = CountingPolicy(theirs, statistics: cpu.statistics)
     cpu.statistics.reset()
@@ -114,7 +120,8 @@ public struct DeviceSelfTest {
       scene.append(expected)
     }
     counts.recorded = device.runner.recordedBuckets
-    counts.density = cpu.statistics.density()
+    counts.heads = cpu.statistics.density()
+    counts.neurons = cpu.statistics.neuronDensity()
     return counts
   }
 
@@ -156,7 +163,8 @@ public struct DeviceSelfTest {
 private final class Side {
   let loaded: LoadedModel
   let runner: ModelRunner
-  let policies: [(mode: SparsityMode, policy: any SparsityPolicy)]
+  /// What is sparse, and the policy.
+  let policies: [(name: String, policy: any SparsityPolicy)]
   let statistics: SelectionStatistics
 
   init(_ model: URL, isDemo: Bool, on backend: any Backend) throws(PolarError) {
@@ -165,11 +173,17 @@ private final class Side {
     var profile: SparsityProfile?
     if isDemo { profile = try loaded.profile(at: model.appendingPathComponent(Demo.profileName)) }
     if let profile {
-      policies = try profile.modes.map { mode throws(PolarError) in
-        (mode, try profile.policy(mode, on: backend))
+      var all = try profile.modes.map { mode throws(PolarError) in
+        (mode == .dense ? "dense" : "\(mode.rawValue)-sparse", try profile.policy(mode, on: backend))
       }
+      if profile.modes.contains(.heads) {
+        all.append(("top-k of heads, others zero,", try profile.policy(.heads, heads: .paper, on: backend)))
+      }
+      policies = all
     } else {
-      policies = [(.dense, DensePolicy()), (.heads, try Self.everyOtherHead(config, on: backend))]
+      policies = [
+        ("dense", DensePolicy()), ("heads-sparse", try Self.everyOtherHead(config, on: backend)),
+      ]
     }
     self.loaded = loaded
     statistics = SelectionStatistics(
@@ -211,7 +225,8 @@ private final class Side {
 /// Requests that come and go.
 private struct SelfTestScene {
   static let sequences = 8
-  static let pagesEach = 8
+  /// More than the sinks and recent pages of a local fallback.
+  static let pagesEach = 14
 
   struct Request {
     let slot: Int
@@ -220,10 +235,16 @@ private struct SelfTestScene {
   }
 
   let vocabulary: Int
+  let longestPrompt: Int
   private(set) var running: [Request] = []
   private var free = Array(0..<Self.sequences)
+  private var isLong = false
 
-  init(vocabulary: Int) { self.vocabulary = vocabulary }
+  /// Every other prompt is of about `longestPrompt` tokens, the first one is.
+  init(vocabulary: Int, longestPrompt: Int) {
+    self.vocabulary = vocabulary
+    self.longestPrompt = min(longestPrompt, Self.pagesEach * KVPage.tokens - 1)
+  }
 
   /// Pages of a slot, none beside the other.
   func pages(_ slot: Int) -> [Int32] {
@@ -241,7 +262,9 @@ private struct SelfTestScene {
       return []
     }
     let slot = free.remove(at: Int.random(in: 0..<free.count, using: &generator))
-    let tokens = (0..<Int.random(in: 1...40, using: &generator)).map { _ in
+    isLong.toggle()
+    let lengths = isLong ? max(1, longestPrompt - 8)...longestPrompt : 1...min(40, longestPrompt)
+    let tokens = (0..<Int.random(in: lengths, using: &generator)).map { _ in
       Int32.random(in: 0..<Int32(vocabulary), using: &generator)
     }
     let request = Request(
