@@ -30,9 +30,15 @@ router          30   routers with their choice at OPT-66B's and OPT-6.7B's sizes
 training        40   a step of OPT-6.7B's neuron router (256 tokens): >= 60 % of the copy bandwidth by the bytes that it must move; a step of a head router
                      <= 0.3 ms, a ridge regression of 4096 inputs <= 30 ms
 torch           60   attention by scaled_dot_product_attention and the linear layers by torch, beside ours (skipped without torch)
-decode-*     60 each whole steps of seven published shapes with random weights: dense >= 75 % of the copy bandwidth; at least 90 % of the gain that
+decode-*     90 each whole steps of seven published shapes with random weights: dense >= 75 % of the copy bandwidth; at least 90 % of the gain that
                      the bytes allow at each point, and above the published 1.83x (OPT-6.7B), 1.97x (OPT-30B), 1.85x (Llama-2-7B, -13B)
-report           1   tables of all that was measured
+report           1   tables of all that was measured so far
+
+Each call may take ten minutes; four do it:
+  run.sh --only selftest,copy,attention,linear,selective,router,training
+  run.sh --only memcheck,racecheck
+  run.sh --only torch,decode-opt-6.7b,decode-llama-2-7b,decode-llama-3.1-8b,decode-mistral-7b
+  run.sh --only decode-llama-2-13b,decode-opt-30b,decode-opt-66b
 PLAN
 }
 
@@ -147,10 +153,10 @@ else
     step "decode-$shape" bench --section decode --shape "$shape" "${batches[@]}"
   done
 fi
-if [ -n "$python" ]; then
-  step report "$python" "$here/report.py" "$results" "$output/report.md"
-else
+if [ -z "$python" ]; then
   skip report "there is no python3"
+elif [ -s "$results" ]; then
+  only= step report "$python" "$here/report.py" "$results" "$output/report.md"
 fi
 echo "$(wc -l <"$results") results in $results; $failed steps failed"
 [ "$failed" -eq 0 ]

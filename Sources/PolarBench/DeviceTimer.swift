@@ -43,7 +43,7 @@ struct BenchMemory {
       return UInt16(truncatingIfNeeded: value.bitPattern >> 16)
     }
     block.withUnsafeBytes { block in
-      var offset = 0
+      var offset = copyOnDevice(block, address, byteCount: byteCount, on: backend)
       while offset < byteCount {
         let count = min(block.count, byteCount - offset)
         backend.upload(
@@ -51,6 +51,30 @@ struct BenchMemory {
         offset += count
       }
     }
+  }
+
+  /// Fills memory with copies of one block made by the device, as far as whole blocks go, and returns how far.
+  private static func copyOnDevice(
+    _ block: UnsafeRawBufferPointer, _ address: Address, byteCount: Int, on backend: any Backend
+  ) -> Int {
+    // The rows that are copied, all of them row 0, lie at the end meanwhile.
+    let most = 256
+    let copies = (byteCount - most * 4) / block.count - 1
+    guard copies > 0 else { return 0 }
+    let indices = Tensor(
+      address.advanced(by: (byteCount - most * 4) & ~63), columns: most, dtype: .i32)
+    [Int32](repeating: 0, count: most).withUnsafeBytes { backend.upload($0, to: indices.address) }
+    backend.upload(block, to: address)
+    let source = Tensor(address, columns: block.count / 4)
+    for first in stride(from: 0, to: copies, by: most) {
+      let count = min(most, copies - first)
+      backend.gatherRows(
+        Tensor(
+          address.advanced(by: (1 + first) * block.count), rows: count, columns: source.columns), source,
+        indices: indices.columns(0..<count))
+    }
+    backend.synchronize()
+    return (1 + copies) * block.count
   }
 
   /// The next tensor.

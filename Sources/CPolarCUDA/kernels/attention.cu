@@ -2,7 +2,10 @@
 #include "attention_decode.cuh"
 #include "attention_prefill.cuh"
 
-KERNEL(POLAR_PLAN_THREADS) polar_attention_plan(ARGS(PolarAttentionPlanArgs) args) { attention_plan(args); }
+KERNEL(POLAR_PLAN_THREADS) polar_attention_plan(ARGS(PolarAttentionPlanArgs) args) {
+  attention_plan(args);
+  if (args.tally) attention_tally(args);
+}
 
 RESIDENT_KERNEL(POLAR_DECODE_THREADS(POLAR_HEAD_DIM), 2) polar_attention_decode(ARGS(PolarAttentionDecodeArgs) args) {
   attention_decode<POLAR_HEAD_DIM>(args);

@@ -40,15 +40,10 @@ DEVI void attention_plan(const PolarAttentionPlanArgs& args) {
   const int begin = (int)threadIdx.x * share;
   const int end = begin + share < entries ? begin + share : entries;
   int chunks = 0, pages = 0;
-  u64 tally = 0;  // selected heads, and in the high half rows
   for (int e = begin; e < end; e++) {
-    const Entry entry = plan_entry(args, e);
-    const int count = entry.pages.count;
+    const int count = plan_entry(args, e).pages.count;
     chunks += POLAR_CEIL_DIV(count, POLAR_CHUNK_PAGES);
     pages += count;
-    if (entry.length > 0 && e % entry_kinds(args.mask, args.fallback) == 0) {
-      tally += (u64)bit_count(entry.heads) + (entry.kv_head == 0 ? 1ull << 32 : 0);
-    }
   }
   int all_chunks, all_pages;
   int chunk = block_prefix(chunks, all_chunks);
@@ -74,18 +69,29 @@ DEVI void attention_plan(const PolarAttentionPlanArgs& args) {
       page += size;
     }
   }
-  u64 all_tally;
-  block_prefix(tally, all_tally);
   if (threadIdx.x == 0) {
-    if (args.tally) {
-      ((u64*)args.tally)[0] += all_tally & 0xffffffffu;
-      ((u64*)args.tally)[1] += all_tally >> 32;
-    }
     first[entries] = all_chunks;
     ranges[0] = 0;
     if (all_chunks == 0) {
       for (int b = 1; b <= args.blocks; b++) ranges[b] = 0;
     }
+  }
+}
+
+/// Adds the heads that are computed in full, and the rows, to the tally. Padding rows count for neither.
+DEVI void attention_tally(const PolarAttentionPlanArgs& args) {
+  int heads = 0, rows = 0, all_heads, all_rows;
+  for (int i = threadIdx.x; i < args.rows * args.kv_heads; i += blockDim.x) {
+    const Entry entry = plan_entry(args, i * entry_kinds(args.mask, args.fallback));
+    if (entry.length <= 0) continue;
+    heads += bit_count(entry.heads);
+    rows += entry.kv_head == 0 ? 1 : 0;
+  }
+  block_prefix(heads, all_heads);
+  block_prefix(rows, all_rows);
+  if (threadIdx.x == 0) {
+    ((u64*)args.tally)[0] += all_heads;
+    ((u64*)args.tally)[1] += all_rows;
   }
 }
 

@@ -138,7 +138,7 @@ DEVI void route_neurons(const PolarRouteNeuronsArgs& args) {
   if (last_to_arrive((u32*)args.counter, gridDim.x)) write_bits(args, gridDim.x);
 }
 
-KERNEL(POLAR_GEMM_THREADS) polar_route_neurons_8(ARGS(PolarRouteNeuronsArgs) args) { route_neurons<8>(args); }
-KERNEL(POLAR_GEMM_THREADS) polar_route_neurons_16(ARGS(PolarRouteNeuronsArgs) args) { route_neurons<16>(args); }
-KERNEL(POLAR_GEMM_THREADS) polar_route_neurons_32(ARGS(PolarRouteNeuronsArgs) args) { route_neurons<32>(args); }
-KERNEL(POLAR_GEMM_THREADS) polar_route_neurons_64(ARGS(PolarRouteNeuronsArgs) args) { route_neurons<64>(args); }
+RESIDENT_KERNEL(POLAR_GEMM_THREADS, 5) polar_route_neurons_8(ARGS(PolarRouteNeuronsArgs) args) { route_neurons<8>(args); }
+RESIDENT_KERNEL(POLAR_GEMM_THREADS, 5) polar_route_neurons_16(ARGS(PolarRouteNeuronsArgs) args) { route_neurons<16>(args); }
+RESIDENT_KERNEL(POLAR_GEMM_THREADS, 4) polar_route_neurons_32(ARGS(PolarRouteNeuronsArgs) args) { route_neurons<32>(args); }
+RESIDENT_KERNEL(POLAR_GEMM_THREADS, 4) polar_route_neurons_64(ARGS(PolarRouteNeuronsArgs) args) { route_neurons<64>(args); }
