@@ -218,52 +218,81 @@ POLAR_ALWAYS_INLINE void att_rows(
   att_accumulate(R, STEP_PAGES, head_dim, span, block, 0, next ? next[1] : NULL, row, visible, y, sums);
 }
 
-// Rows `low` ..< `high`, four at a time, over four pages. The scores of four rows are computed while the softmax of the four
-// before waits for its results.
+// acc += scores of four rows against four pages over dimensions d ..< end.
+POLAR_ALWAYS_INLINE void att_score_range(
+  const uint16_t *const *block, const uint16_t *q, const int64_t head_dim, int64_t d, const int64_t end, vf *acc
+) {
+  enum { R = 4, P = POLAR_TILE_PAGES };
+  for (; d < end; d += 2) {
+    vu keys[P];
+#pragma clang loop unroll(full)
+    for (int p = 0; p < P; p++) keys[p] = FN(load_pairs)(block[p] + d * POLAR_PAGE);
+#pragma clang loop unroll(full)
+    for (int r = 0; r < R; r++) {
+      const vu pair = FN(splat_pair)(q + r * head_dim + d);
+#pragma clang loop unroll(full)
+      for (int p = 0; p < P; p++) acc[r * P + p] = FN(pair_dot)(acc[r * P + p], keys[p], pair);
+    }
+  }
+}
+
+// The weights of a row for four pages, of which no score asks for another m.
+POLAR_ALWAYS_INLINE void att_weigh(const polar_span *span, int row, const vf *scores, uint16_t *p, vf *sums) {
+  const vf m = FN(splat)(span->m[row]);
+  vf sum = sums[row];
+#pragma clang loop unroll(full)
+  for (int i = 0; i < POLAR_TILE_PAGES; i += STEP_PAGES) {
+    const __m512bh both =
+      _mm512_cvtne2ps_pbh((__m512)att_weight(scores[i + 1], m), (__m512)att_weight(scores[i], m));
+    _mm512_store_si512(p + i * POLAR_PAGE, (__m512i)both);
+    sum = FN(pair_dot)(sum, (vu)both, (vu)_mm512_set1_epi32(0x3f803f80));
+  }
+  sums[row] = sum;
+}
+
+// Rows `low` ..< `high`, four at a time, over four pages. The weights of four rows are computed between the products of the
+// scores of the next four.
 POLAR_ALWAYS_INLINE void att_tile(
   const int64_t head_dim, const polar_span *span, const uint16_t *const *block, int start, int low, int high, vf *sums
 ) {
   enum { R = 4, P = POLAR_TILE_PAGES };
-  vf y[2][R * P];
-  for (int row = low - R; row < high; row += R) {
-    vf scores[R * P];
+  vf y[R * P];
+  if (low >= high) return;
+  att_scores(R, P, block, NULL, span->scratch + low * head_dim, head_dim, y);
+  for (int row = low; row < high; row += R) {
     uint16_t p[R * POLAR_TILE_TOKENS] __attribute__((aligned(64)));
-    int visible = 0;
-    if (row >= low) {
+    int visible = att_mask(R, P, span, start, row, y);
+    int raises = 0;
 #pragma clang loop unroll(full)
-      for (int i = 0; i < R * P; i++) scores[i] = y[row / R & 1][i];
-      visible = att_mask(R, P, span, start, row, scores);
-      int raises = 0;
+    for (int r = 0; r < R; r++) {
+      const __m512 left = _mm512_max_ps((__m512)y[r * P], (__m512)y[r * P + 1]);
+      const __m512 right = _mm512_max_ps((__m512)y[r * P + 2], (__m512)y[r * P + 3]);
+      raises |= att_exceeds(_mm512_max_ps(left, right), span->m[row + r]);
+    }
+    const uint16_t *q = span->scratch + (row + R) * head_dim;
+    if (raises) {
+      const int first = visible < STEP_TOKENS ? visible : STEP_TOKENS;
+      att_accumulate(R, P, head_dim, span, block, 0, NULL, row, first, y, sums);
+      att_accumulate(R, P, head_dim, span, block, STEP_PAGES, NULL, row, visible, y, sums);
+      if (row + R < high) att_scores(R, P, block, NULL, q, head_dim, y);
+      continue;
+    }
+    if (row + R < high) {
+      vf acc[R * P];
+#pragma clang loop unroll(full)
+      for (int i = 0; i < R * P; i++) acc[i] = (vf){0};
 #pragma clang loop unroll(full)
       for (int r = 0; r < R; r++) {
-        const __m512 left = _mm512_max_ps((__m512)scores[r * P], (__m512)scores[r * P + 1]);
-        const __m512 right = _mm512_max_ps((__m512)scores[r * P + 2], (__m512)scores[r * P + 3]);
-        raises |= att_exceeds(_mm512_max_ps(left, right), span->m[row + r]);
+        att_weigh(span, row + r, y + r * P, p + r * POLAR_TILE_TOKENS, sums);
+        att_score_range(block, q, head_dim, head_dim / 2 * r / R * 2, head_dim / 2 * (r + 1) / R * 2, acc);
       }
-      if (raises) {
-        const int first = visible < STEP_TOKENS ? visible : STEP_TOKENS;
-        att_accumulate(R, P, head_dim, span, block, 0, NULL, row, first, scores, sums);
-        att_accumulate(R, P, head_dim, span, block, STEP_PAGES, NULL, row, visible, scores, sums);
-        visible = 0;
-      } else {
 #pragma clang loop unroll(full)
-        for (int r = 0; r < R; r++) {
-          const vf m = FN(splat)(span->m[row + r]);
-          vf sum = sums[row + r];
+      for (int i = 0; i < R * P; i++) y[i] = acc[i];
+    } else {
 #pragma clang loop unroll(full)
-          for (int i = 0; i < P; i += STEP_PAGES) {
-            const __m512bh both = _mm512_cvtne2ps_pbh(
-              (__m512)att_weight(scores[r * P + i + 1], m), (__m512)att_weight(scores[r * P + i], m));
-            _mm512_store_si512(p + r * POLAR_TILE_TOKENS + i * POLAR_PAGE, (__m512i)both);
-            sum = FN(pair_dot)(sum, (vu)both, (vu)_mm512_set1_epi32(0x3f803f80));
-          }
-          sums[row + r] = sum;
-        }
-      }
+      for (int r = 0; r < R; r++) att_weigh(span, row + r, y + r * P, p + r * POLAR_TILE_TOKENS, sums);
     }
-    if (row + R < high)
-      att_scores(R, P, block, NULL, span->scratch + (row + R) * head_dim, head_dim, y[(row + R) / R & 1]);
-    if (visible > 0) att_all_values(R, block, NULL, head_dim, visible, p, span->o + row * head_dim);
+    att_all_values(R, block, NULL, head_dim, visible, p, span->o + row * head_dim);
   }
 }
 
