@@ -2,6 +2,7 @@
 #ifndef POLAR_KERNELS_H
 #define POLAR_KERNELS_H
 
+#include <string.h>
 #include "polar_cpu.h"
 
 enum {
@@ -149,6 +150,14 @@ static inline uint16_t polar_bf16(float value) {
   union { float f; uint32_t u; } bits = {value};
   if ((bits.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((bits.u >> 16) | 0x40);
   return (uint16_t)((bits.u + 0x7fffu + ((bits.u >> 16) & 1)) >> 16);
+}
+
+// `count` values of a bias, which is zero where NULL.
+static inline void polar_set_bias(float *out, const float *bias, int64_t count) {
+  if (bias)
+    memcpy(out, bias, (size_t)count * sizeof *out);
+  else
+    memset(out, 0, (size_t)count * sizeof *out);
 }
 
 static inline float polar_f32(uint16_t value) {

@@ -1,5 +1,9 @@
-// Selective MLP kernels for AVX-512 with BF16. Rows of chosen neurons become panels of pairs in L1, [pairs][32][2] as
-// linear layers have them, and every result is the chain over its inputs that the linear layer computes.
+// Selective MLP kernels for AVX-512 with BF16. Rows of chosen neurons become panels of pairs in registers or L1,
+// [pairs][32][2] as linear layers have them, and every result is the chain over its inputs that the linear layer computes.
+//
+// What is read comes from memory, in rows that lie anywhere, so what counts is how many lines are under way. Lines are fetched
+// in the order in which they are used, one fetch for each line that is used, 128 lines ahead: that is what a core can have
+// under way, and a fetch beyond it is dropped.
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include "kernels.h"
@@ -13,54 +17,43 @@
 #include "bf16_dot.h"
 
 enum {
-  group_rows = 8,         // most rows of one register tile
-  up_ahead = 32,          // rows of an up-projection that are fetched before they are used
-  direct_rows = 4,        // most rows for which packed weights stay in registers
-  shared_pairs = 32,      // pairs of inputs packed at a time when several groups of rows share them,
-  single_pairs = 16,      // and when one group uses them
-  down_ahead = 32,        // and of a down-projection
-  single_entries = 16,    // neurons of a down-projection between stores of the accumulators: one group of rows,
-  shared_entries = 32,    // or several
-  h_stride = shared_entries + 32,
+  group_rows = 8,        // most rows of activations of one register tile
+  wide_rows = 2,         // most rows for which 32 neurons pass side by side, since chains of 16 would be waited for
+  pack_pairs = 32,       // pairs of inputs of an up-projection packed at a time, for several groups of rows
+  block_entries = 16,    // neurons of a down-projection between stores of the accumulators, for one group of rows,
+  panel_entries = 32,    // or for several
+  lines_ahead = 128,     // lines fetched before they are used
+  converted = 512,       // inputs of a down-projection that become bf16 at a time
+  h_stride = converted + 32,
 };
 
 // The least stride of at least n bf16 elements that is an odd number of cache lines: rows of a tile at a stride of a
 // power of two would fall into the same sets of L1.
 static int64_t odd_lines(int64_t n) { return ((n + 31) / 32 | 1) * 32; }
 
-// Rows of weights as one stream of cache lines, which is fetched ahead of its use: hardware does not foresee the jump
-// from row to row.
-typedef struct {
-  const polar_selective_args *args;
-  int64_t entry, end, offset, line, bytes;  // next entry; first byte of a row's part, next line of it, its length
-  const char *row;
-} stream;
-
-static const uint16_t *row_of(const polar_selective_args *args, int64_t entry) {
-  return args->weight + (args->indices ? args->indices[entry] : entry) * args->weight_stride;
-}
-
-static void seek(stream *s) {
-  s->line = 0;
-  if (s->entry < s->end) s->row = (const char *)row_of(s->args, s->entry) + s->offset;
-}
-
-static stream stream_from(
-  const polar_selective_args *args, int64_t entry, int64_t end, int64_t offset, int64_t bytes
+// The rows of `count` entries of the list from `first` on; those behind the last repeat it.
+static void find_rows(
+  const uint16_t **rows, const polar_selective_args *args, int64_t first, int64_t end, int64_t count
 ) {
-  stream s = {.args = args, .entry = entry, .end = end, .offset = offset, .bytes = bytes};
-  seek(&s);
-  return s;
+  for (int64_t j = 0; j < count; j++) {
+    const int64_t entry = first + j < end ? first + j : end - 1;
+    rows[j] = args->weight + (args->indices ? args->indices[entry] : entry) * args->weight_stride;
+  }
 }
 
-POLAR_ALWAYS_INLINE void fetch(stream *s, int lines) {
-  for (int i = 0; i < lines && s->entry < s->end; i++) {
-    __builtin_prefetch(s->row + s->line, 0, 3);
-    s->line += 64;
-    if (s->line < s->bytes) continue;
-    s->entry++;
-    seek(s);
-  }
+// Where a group of rows is `step` elements after `position`, all rows being passed side by side: in these rows, of `length`
+// elements, or in the next group's.
+typedef struct {
+  const uint16_t *const *rows;
+  int64_t position;
+} place;
+
+POLAR_ALWAYS_INLINE place ahead(
+  const uint16_t *const *rows, const uint16_t *const *next, int64_t position, int64_t step, int64_t length
+) {
+  const int64_t to = position + step;
+  if (to < length) return (place){rows, to};
+  return (place){next, to < 2 * length ? to - length : position};
 }
 
 // 16 rows of 16 pairs to 16 pairs of 16 rows.
@@ -92,13 +85,12 @@ POLAR_ALWAYS_INLINE void transpose(const __m512i *r, __m512i *t) {
 }
 
 // Packs `pairs` pairs of up to 32 rows, from pair `first` on.
-static void pack(const uint16_t *const *rows, int halves, int64_t first, int64_t pairs, uint16_t *out, stream *s) {
+static void pack(const uint16_t *const *rows, int halves, int64_t first, int64_t pairs, uint16_t *out) {
   for (int64_t k = 0; k < pairs; k += 16, out += 16 * 2 * POLAR_PANEL) {
     const int count = pairs - k < 16 ? (int)(pairs - k) : 16;
     const __mmask16 mask = (__mmask16)((1u << count) - 1);
     for (int half = 0; half < halves; half++) {
       __m512i r[16], t[16];
-      fetch(s, 16);
 #pragma clang loop unroll(full)
       for (int i = 0; i < 16; i++) r[i] = _mm512_maskz_loadu_epi32(mask, rows[16 * half + i] + 2 * (first + k));
       transpose(r, t);
@@ -109,23 +101,26 @@ static void pack(const uint16_t *const *rows, int halves, int64_t first, int64_t
   }
 }
 
-// R rows x 16 neurons over all pairs, without a panel: every result is one chain that starts at `start`.
+// R rows x 16 * H neurons over all pairs, without a panel: every result is one chain that starts at `start`.
 POLAR_ALWAYS_INLINE void direct(
-  const int R, const int H, const uint16_t *const *rows, const uint16_t *x, int64_t xs, const float *start, float *c,
-  int64_t pairs, stream *s
+  const int R, const int H, const uint16_t *const *rows, const uint16_t *const *next, const uint16_t *x, int64_t xs,
+  const float *start, float *c, int64_t pairs
 ) {
-  vf acc[2 * direct_rows];
+  vf acc[group_rows];
 #pragma clang loop unroll(full)
   for (int i = 0; i < R * H; i++) acc[i] = FN(load)(start + i % H * VW);
   for (int64_t k = 0; k < pairs; k += 16) {
     const int count = pairs - k < 16 ? (int)(pairs - k) : 16;
     const __mmask16 mask = (__mmask16)((1u << count) - 1);
+    const place fetched = ahead(rows, next, 2 * k, lines_ahead / (16 * H) * 32, 2 * pairs);
 #pragma clang loop unroll(full)
     for (int h = 0; h < H; h++) {
       __m512i r[16], t[16];
-      fetch(s, 16);
 #pragma clang loop unroll(full)
-      for (int i = 0; i < 16; i++) r[i] = _mm512_maskz_loadu_epi32(mask, rows[16 * h + i] + 2 * k);
+      for (int i = 0; i < 16; i++) {
+        r[i] = _mm512_maskz_loadu_epi32(mask, rows[16 * h + i] + 2 * k);
+        __builtin_prefetch(fetched.rows[16 * h + i] + fetched.position, 0, 3);
+      }
       transpose(r, t);
       if (count == 16) {
 #pragma clang loop unroll(full)
@@ -151,22 +146,23 @@ POLAR_ALWAYS_INLINE void direct(
 }
 
 typedef void (*direct_kernel)(
-  const uint16_t *const *rows, const uint16_t *x, int64_t xs, const float *start, float *c, int64_t pairs, stream *s);
+  const uint16_t *const *rows, const uint16_t *const *next, const uint16_t *x, int64_t xs, const float *start,
+  float *c, int64_t pairs);
 #define DIRECT(R, H)                                                                                            \
   static void direct_##R##_##H(                                                                                 \
-    const uint16_t *const *rows, const uint16_t *x, int64_t xs, const float *start, float *c, int64_t pairs,    \
-    stream *s                                                                                                   \
+    const uint16_t *const *rows, const uint16_t *const *next, const uint16_t *x, int64_t xs, const float *start, \
+    float *c, int64_t pairs                                                                                     \
   ) {                                                                                                           \
-    direct(R, H, rows, x, xs, start, c, pairs, s);                                                              \
+    direct(R, H, rows, next, x, xs, start, c, pairs);                                                           \
   }
-DIRECT(1, 1) DIRECT(2, 1) DIRECT(3, 1) DIRECT(4, 1) DIRECT(1, 2) DIRECT(2, 2) DIRECT(3, 2) DIRECT(4, 2)
-static const direct_kernel directs[2][direct_rows] = {
-  {direct_1_1, direct_2_1, direct_3_1, direct_4_1}, {direct_1_2, direct_2_2, direct_3_2, direct_4_2}};
+DIRECT(1, 1) DIRECT(2, 1) DIRECT(3, 1) DIRECT(4, 1) DIRECT(5, 1) DIRECT(6, 1) DIRECT(7, 1) DIRECT(8, 1)
+DIRECT(1, 2) DIRECT(2, 2) DIRECT(3, 2) DIRECT(4, 2)
 
-// R rows x 16 * H outputs over `pairs` pairs of a packed panel; every output is one chain that starts at `start`.
+// R rows x 16 * H outputs over `pairs` pairs of a packed panel; every output is one chain that starts at `start`. A line
+// of each row `fetched` is fetched meanwhile, unless that is NULL.
 POLAR_ALWAYS_INLINE void tile(
   const int R, const int H, const uint16_t *w, const uint16_t *x, int64_t xs, const float *start, int64_t start_stride,
-  float *c, int64_t cs, int64_t pairs
+  float *c, int64_t cs, int64_t pairs, const uint16_t *const *fetched, int64_t at
 ) {
   vf acc[2 * group_rows];
 #pragma clang loop unroll(full)
@@ -174,6 +170,7 @@ POLAR_ALWAYS_INLINE void tile(
 #pragma clang loop unroll(full)
     for (int h = 0; h < H; h++) acc[r * H + h] = FN(load)(start + r * start_stride + h * VW);
   for (int64_t k = 0; k < pairs; k++, w += 2 * POLAR_PANEL) {
+    if (fetched) __builtin_prefetch(fetched[k] + at, 0, 3);
     vu weights[2];
 #pragma clang loop unroll(full)
     for (int h = 0; h < H; h++) weights[h] = FN(load_pairs)(w + h * POLAR_PANEL);
@@ -192,31 +189,60 @@ POLAR_ALWAYS_INLINE void tile(
 
 typedef void (*tile_kernel)(
   const uint16_t *w, const uint16_t *x, int64_t xs, const float *start, int64_t start_stride, float *c, int64_t cs,
-  int64_t pairs);
+  int64_t pairs, const uint16_t *const *fetched, int64_t at);
 #define TILE(R, H)                                                                                              \
   static void tile_##R##_##H(                                                                                   \
     const uint16_t *w, const uint16_t *x, int64_t xs, const float *start, int64_t start_stride, float *c,       \
-    int64_t cs, int64_t pairs                                                                                   \
+    int64_t cs, int64_t pairs, const uint16_t *const *fetched, int64_t at                                       \
   ) {                                                                                                           \
-    tile(R, H, w, x, xs, start, start_stride, c, cs, pairs);                                                    \
+    tile(R, H, w, x, xs, start, start_stride, c, cs, pairs, fetched, at);                                       \
   }
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1) TILE(7, 1) TILE(8, 1)
 TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2) TILE(7, 2) TILE(8, 2)
-static const tile_kernel tiles[2][group_rows] = {
-  {tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1, tile_7_1, tile_8_1},
-  {tile_1_2, tile_2_2, tile_3_2, tile_4_2, tile_5_2, tile_6_2, tile_7_2, tile_8_2}};
 
-// All rows over one packed panel, in groups of nearly equal size.
-static void tile_rows(
-  int64_t rows, int halves, const uint16_t *w, const uint16_t *x, int64_t xs, const float *start, int64_t start_stride,
-  float *c, int64_t cs, int64_t pairs
+// One half (gate or up) of up to 32 neurons for all rows of activations.
+static void up_group(
+  const uint16_t *const *w, const uint16_t *const *next, int halves, int64_t rows, const uint16_t *x, int64_t xs,
+  const float *bias, float *sums, int64_t pairs
 ) {
+  static const direct_kernel narrow[] = {direct_1_1, direct_2_1, direct_3_1, direct_4_1,
+                                         direct_5_1, direct_6_1, direct_7_1, direct_8_1};
+  static const direct_kernel wide[] = {direct_1_2, direct_2_2, direct_3_2, direct_4_2};
+  static const tile_kernel tiles[2][group_rows] = {
+    {tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1, tile_7_1, tile_8_1},
+    {tile_1_2, tile_2_2, tile_3_2, tile_4_2, tile_5_2, tile_6_2, tile_7_2, tile_8_2}};
+  if (rows <= group_rows) {
+    (halves == 2 ? wide : narrow)[rows - 1](w, next, x, xs, bias, sums, pairs);
+    return;
+  }
+  uint16_t panel[pack_pairs * 2 * POLAR_PANEL] __attribute__((aligned(64)));
   const int64_t groups = (rows + group_rows - 1) / group_rows, small = rows / groups, larger = rows % groups;
-  for (int64_t g = 0, row = 0; g < groups; g++) {
-    const int64_t size = small + (g < larger);
-    tiles[halves - 1][size - 1](
-      w, x + row * xs, xs, start + row * start_stride, start_stride, c + row * cs, cs, pairs);
-    row += size;
+  for (int64_t k = 0; k < pairs; k += pack_pairs) {
+    const int64_t count = pairs - k < pack_pairs ? pairs - k : pack_pairs;
+    pack(w, halves, k, count, panel);
+    const place fetched = ahead(w, next, 2 * k, lines_ahead / POLAR_PANEL * 32, 2 * pairs);
+    for (int64_t g = 0, row = 0; g < groups; g++) {
+      const int64_t size = small + (g < larger);
+      float *c = sums + row * POLAR_PANEL;
+      tiles[halves - 1][size - 1](
+        panel, x + row * xs + 2 * k, xs, k == 0 ? bias : c, k == 0 ? 0 : POLAR_PANEL, c, POLAR_PANEL, count,
+        g < 2 ? fetched.rows : NULL, fetched.position + 32 * g);  // the block has two lines of each row
+      row += size;
+    }
+  }
+}
+
+// `out = a > threshold ? a : 0`, gated: times b.
+static void activate(
+  const polar_selective_args *args, const float *a, const float *b, int64_t valid, float *out
+) {
+  for (int64_t j = 0; j < valid; j += VW) {
+    const __mmask16 mask = (__mmask16)(valid - j < VW ? (1u << (valid - j)) - 1 : 0xffff);
+    const __m512 value = _mm512_loadu_ps(a + j);
+    const __mmask16 active = _mm512_cmp_ps_mask(value, _mm512_set1_ps(args->threshold), _CMP_GT_OQ);
+    _mm512_mask_storeu_ps(
+      out + j, mask,
+      args->gated ? _mm512_maskz_mul_ps(active, value, _mm512_loadu_ps(b + j)) : _mm512_maskz_mov_ps(active, value));
   }
 }
 
@@ -225,51 +251,33 @@ void polar_selective_up_avx512(
   uint16_t *scratch
 ) {
   (void)entries;
-  const int64_t rows = row_high - row_low, hidden = args->hidden, pairs = hidden / 2, xs = odd_lines(hidden);
+  const int64_t rows = row_high - row_low, hidden = args->hidden, xs = odd_lines(hidden);
+  const int64_t width = rows <= wide_rows || rows > group_rows ? POLAR_PANEL : VW;
+  float sums[2][POLAR_ROW_BLOCK * POLAR_PANEL] __attribute__((aligned(64)));
+  const uint16_t *w[POLAR_PANEL], *second[POLAR_PANEL], *next[POLAR_PANEL];
   for (int64_t r = 0; r < rows; r++)
     FN(convert)(scratch + r * xs, args->x + (row_low + r) * args->x_stride, hidden);
-  uint16_t panel[shared_pairs * 2 * POLAR_PANEL] __attribute__((aligned(64)));
-  float sums[2][POLAR_ROW_BLOCK * POLAR_PANEL] __attribute__((aligned(64)));
-  const uint16_t *w[POLAR_PANEL];
-  const int64_t step = rows > group_rows ? shared_pairs : single_pairs;
-  stream s = stream_from(args, low, high, 0, 2 * hidden * (args->gated ? 2 : 1));
-  fetch(&s, (int)(up_ahead * ((s.bytes + 63) / 64)));
-  for (int64_t first = low; first < high; first += POLAR_PANEL) {
-    const int64_t valid = high - first < POLAR_PANEL ? high - first : POLAR_PANEL;
-    const int halves = valid > 16 ? 2 : 1;
+  find_rows(next, args, low, high, width);
+  for (int64_t first = low; first < high; first += width) {
+    const int64_t valid = high - first < width ? high - first : width;
     float bias[2][POLAR_PANEL] = {{0}};
-    for (int64_t j = 0; j < POLAR_PANEL; j++) {
-      // Entries behind the last repeat it; their results are dropped.
-      const int64_t entry = j < valid ? first + j : first + valid - 1;
-      const int64_t n = args->indices ? args->indices[entry] : entry;
-      w[j] = args->weight + n * args->weight_stride;
+    for (int64_t j = 0; j < width; j++) {
+      w[j] = next[j];
+      second[j] = w[j] + hidden;
+    }
+    find_rows(next, args, first + width, high, width);
+    for (int64_t j = 0; j < valid; j++) {
+      const int64_t n = args->indices ? args->indices[first + j] : first + j;
       if (args->bias) bias[0][j] = args->bias[n];
       if (args->gated_bias) bias[1][j] = args->gated_bias[n];
     }
-    for (int part = 0; part <= args->gated; part++) {
-      if (part == 1)
-        for (int64_t j = 0; j < POLAR_PANEL; j++) w[j] += hidden;
-      if (rows <= direct_rows) {
-        directs[halves - 1][rows - 1](w, scratch, xs, bias[part], sums[part], pairs, &s);
-        continue;
-      }
-      for (int64_t k = 0; k < pairs; k += step) {
-        const int64_t count = pairs - k < step ? pairs - k : step;
-        pack(w, halves, k, count, panel, &s);
-        tile_rows(
-          rows, halves, panel, scratch + 2 * k, xs, k == 0 ? bias[part] : sums[part], k == 0 ? 0 : POLAR_PANEL,
-          sums[part], POLAR_PANEL, count);
-      }
-    }
-    for (int64_t r = 0; r < rows; r++) {
-      float *out = args->out + (row_low + r) * args->out_stride + first;
-      const float *a = sums[0] + r * POLAR_PANEL, *b = sums[1] + r * POLAR_PANEL;
-      if (args->gated) {
-        for (int64_t j = 0; j < valid; j++) out[j] = a[j] > args->threshold ? a[j] * b[j] : 0;
-      } else {
-        for (int64_t j = 0; j < valid; j++) out[j] = a[j] > args->threshold ? a[j] : 0;
-      }
-    }
+    const int halves = valid > VW ? 2 : 1;
+    up_group(w, args->gated ? second : next, halves, rows, scratch, xs, bias[0], sums[0], hidden / 2);
+    if (args->gated) up_group(second, next, halves, rows, scratch, xs, bias[1], sums[1], hidden / 2);
+    for (int64_t r = 0; r < rows; r++)
+      activate(
+        args, sums[0] + r * POLAR_PANEL, sums[1] + r * POLAR_PANEL, valid,
+        args->out + (row_low + r) * args->out_stride + first);
   }
 }
 
@@ -284,32 +292,52 @@ POLAR_ALWAYS_INLINE void interleave(const uint16_t *a, const uint16_t *b, __mmas
   pairs[1] = (vu)_mm512_permutex2var_epi16(x, high, y);
 }
 
-// R rows x 32 columns, on top of what c holds: h times the weights of pairs of neurons, which come from panel
-// [pairs][2][16] or, where that is NULL, from the rows w at `column`. Every result is one chain over the pairs.
+// One pair of neurons for R rows x 32 columns.
+POLAR_ALWAYS_INLINE void down_step(const int R, const vu *weights, const uint16_t *h, vf *acc) {
+#pragma clang loop unroll(full)
+  for (int r = 0; r < R; r++) {
+    const vu pair = FN(splat_pair)(h + r * h_stride);
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 2; i++) acc[2 * r + i] = FN(pair_dot)(acc[2 * r + i], weights[i], pair);
+  }
+}
+
+// R rows x 32 columns on top of `start`: h times the weights of pairs of neurons, which come from the rows w at `column`
+// (then a line of each row `fetched` is fetched meanwhile) or, in shared form, from a panel [pairs][2][16][2]. Every result
+// is one chain over the pairs.
 POLAR_ALWAYS_INLINE void down_tile(
-  const int R, const uint16_t *panel, const uint16_t *const *w, int64_t column, __mmask32 mask, int64_t pairs,
-  const uint16_t *h, int64_t hs, float *c, int64_t cs, stream *s
+  const int R, const int shared, const uint16_t *panel, const uint16_t *const *w, int64_t column, __mmask32 mask,
+  int64_t pairs, const uint16_t *h, const float *start, int64_t start_stride, float *c, int64_t cs,
+  const uint16_t *const *fetched, int64_t at
 ) {
   const __mmask16 masks[2] = {(__mmask16)mask, (__mmask16)(mask >> 16)};
   vf acc[2 * group_rows];
+  vu weights[2];
 #pragma clang loop unroll(full)
   for (int r = 0; r < R; r++)
 #pragma clang loop unroll(full)
-    for (int i = 0; i < 2; i++) acc[2 * r + i] = (vf)_mm512_maskz_loadu_ps(masks[i], c + r * cs + i * VW);
-  for (int64_t k = 0; k < pairs; k++) {
-    vu weights[2];
-    if (panel) {
+    for (int i = 0; i < 2; i++)
+      acc[2 * r + i] = (vf)_mm512_maskz_loadu_ps(masks[i], start + r * start_stride + i * VW);
+  int64_t k = 0;
+  if (shared) {
+    for (; k < pairs; k++) {
       weights[0] = FN(load_pairs)(panel + k * 64);
       weights[1] = FN(load_pairs)(panel + k * 64 + 32);
-    } else {
-      fetch(s, 2);
-      interleave(w[2 * k] + column, w[2 * k + 1] + column, mask, weights);
+      down_step(R, weights, h + 2 * k, acc);
     }
+  } else {
+    // Loads of different rows are different instructions, so that hardware sees a stream in each.
+    for (; k + block_entries / 2 <= pairs; k += block_entries / 2)
 #pragma clang loop unroll(full)
-    for (int r = 0; r < R; r++) {
-      const vu pair = FN(splat_pair)(h + r * hs + 2 * k);
-#pragma clang loop unroll(full)
-      for (int i = 0; i < 2; i++) acc[2 * r + i] = FN(pair_dot)(acc[2 * r + i], weights[i], pair);
+      for (int i = 0; i < block_entries / 2; i++) {
+        interleave(w[2 * (k + i)] + column, w[2 * (k + i) + 1] + column, mask, weights);
+        down_step(R, weights, h + 2 * (k + i), acc);
+        __builtin_prefetch(fetched[2 * (k + i)] + at, 0, 3);
+        __builtin_prefetch(fetched[2 * (k + i) + 1] + at, 0, 3);
+      }
+    for (; k < pairs; k++) {
+      interleave(w[2 * k] + column, w[2 * k + 1] + column, mask, weights);
+      down_step(R, weights, h + 2 * k, acc);
     }
   }
 #pragma clang loop unroll(full)
@@ -320,58 +348,60 @@ POLAR_ALWAYS_INLINE void down_tile(
 
 typedef void (*down_kernel)(
   const uint16_t *panel, const uint16_t *const *w, int64_t column, __mmask32 mask, int64_t pairs, const uint16_t *h,
-  int64_t hs, float *c, int64_t cs, stream *s);
+  const float *start, int64_t start_stride, float *c, int64_t cs, const uint16_t *const *fetched, int64_t at);
 #define DOWN_TILE(R)                                                                                            \
   static void down_direct_##R(                                                                                  \
     const uint16_t *panel, const uint16_t *const *w, int64_t column, __mmask32 mask, int64_t pairs,             \
-    const uint16_t *h, int64_t hs, float *c, int64_t cs, stream *s                                              \
+    const uint16_t *h, const float *start, int64_t start_stride, float *c, int64_t cs,                          \
+    const uint16_t *const *fetched, int64_t at                                                                  \
   ) {                                                                                                           \
-    (void)panel;                                                                                                \
-    down_tile(R, NULL, w, column, mask, pairs, h, hs, c, cs, s);                                                   \
+    down_tile(R, 0, panel, w, column, mask, pairs, h, start, start_stride, c, cs, fetched, at);                     \
   }                                                                                                             \
-  static void down_panel_##R(                                                                                   \
+  static void down_shared_##R(                                                                                   \
     const uint16_t *panel, const uint16_t *const *w, int64_t column, __mmask32 mask, int64_t pairs,             \
-    const uint16_t *h, int64_t hs, float *c, int64_t cs, stream *s                                              \
+    const uint16_t *h, const float *start, int64_t start_stride, float *c, int64_t cs,                          \
+    const uint16_t *const *fetched, int64_t at                                                                  \
   ) {                                                                                                           \
-    down_tile(R, panel, w, column, mask, pairs, h, hs, c, cs, s);                                                  \
+    down_tile(R, 1, panel, w, column, mask, pairs, h, start, start_stride, c, cs, fetched, at);                    \
   }
-DOWN_TILE(1)
-DOWN_TILE(2)
-DOWN_TILE(3)
-DOWN_TILE(4)
-DOWN_TILE(5)
-DOWN_TILE(6)
-DOWN_TILE(7)
-DOWN_TILE(8)
+DOWN_TILE(1) DOWN_TILE(2) DOWN_TILE(3) DOWN_TILE(4) DOWN_TILE(5) DOWN_TILE(6) DOWN_TILE(7) DOWN_TILE(8)
 
-// Columns [low, high) of `entries` neurons (an even number) for all rows.
+// Columns [low, high) of `entries` neurons (an even number) for all rows; `from_bias` where no neurons came before.
 static void down_block(
-  const polar_selective_args *args, const uint16_t *const *w, int64_t entries, int64_t rows, int64_t row_low,
-  int64_t low, int64_t high, const uint16_t *h, stream *s
+  const polar_selective_args *args, const uint16_t *const *w, const uint16_t *const *next, int64_t entries,
+  int64_t rows, int64_t row_low, int64_t low, int64_t high, const uint16_t *h, int from_bias
 ) {
   static const down_kernel direct[] = {down_direct_1, down_direct_2, down_direct_3, down_direct_4,
                                        down_direct_5, down_direct_6, down_direct_7, down_direct_8};
-  static const down_kernel shared[] = {down_panel_1, down_panel_2, down_panel_3, down_panel_4,
-                                       down_panel_5, down_panel_6, down_panel_7, down_panel_8};
+  static const down_kernel shared[] = {down_shared_1, down_shared_2, down_shared_3, down_shared_4,
+                                       down_shared_5, down_shared_6, down_shared_7, down_shared_8};
+  static const float zeros[POLAR_PANEL];
   const int64_t groups = (rows + group_rows - 1) / group_rows, small = rows / groups, larger = rows % groups;
-  uint16_t panel[shared_entries * POLAR_PANEL] __attribute__((aligned(64)));
+  const int64_t cs = args->out_stride, lead = lines_ahead / (groups == 1 ? block_entries : panel_entries) * 32;
+  uint16_t panel[panel_entries * POLAR_PANEL] __attribute__((aligned(64)));
   for (int64_t d = low; d < high; d += POLAR_PANEL) {
     const int64_t columns = high - d < POLAR_PANEL ? high - d : POLAR_PANEL;
     const __mmask32 mask = columns == POLAR_PANEL ? ~0u : (1u << columns) - 1;
-    float *c = args->out + row_low * args->out_stride + d;
+    float *c = args->out + row_low * cs + d;
+    const float *start = !from_bias ? c : args->bias ? args->bias + d : zeros;
+    const int64_t start_stride = from_bias ? 0 : cs;
+    const place fetched = ahead(w, next, d - low, lead, high - low);
+    const int64_t at = fetched.position + low;
     if (groups == 1) {
-      direct[rows - 1](NULL, w, d, mask, entries / 2, h, h_stride, c, args->out_stride, s);
+      direct[rows - 1](NULL, w, d, mask, entries / 2, h, start, start_stride, c, cs, fetched.rows, at);
       continue;
     }
+#pragma clang loop unroll_count(4)
     for (int64_t k = 0; k < entries / 2; k++) {
-      fetch(s, 2);
       interleave(w[2 * k] + d, w[2 * k + 1] + d, mask, (vu *)(panel + k * 64));
+      __builtin_prefetch(fetched.rows[2 * k] + at, 0, 3);
+      __builtin_prefetch(fetched.rows[2 * k + 1] + at, 0, 3);
     }
     for (int64_t g = 0, row = 0; g < groups; g++) {
       const int64_t size = small + (g < larger);
       shared[size - 1](
-        panel, NULL, 0, mask, entries / 2, h + row * h_stride, h_stride, c + row * args->out_stride,
-        args->out_stride, s);
+        panel, NULL, 0, mask, entries / 2, h + row * h_stride, start + row * start_stride, start_stride, c + row * cs,
+        cs, NULL, 0);
       row += size;
     }
   }
@@ -381,24 +411,27 @@ void polar_selective_down_avx512(
   const polar_selective_args *args, int64_t entries, int64_t row_low, int64_t row_high, int64_t low, int64_t high,
   uint16_t *scratch
 ) {
-  const int64_t rows = row_high - row_low;
-  const uint16_t *w[shared_entries];
-  const int64_t block = rows > group_rows ? shared_entries : single_entries;
-  for (int64_t r = 0; r < rows; r++) {
-    float *out = args->out + (row_low + r) * args->out_stride;
-    for (int64_t d = low; d < high; d++) out[d] = args->bias ? args->bias[d] : 0;
+  const int64_t rows = row_high - row_low, block = rows > group_rows ? panel_entries : block_entries;
+  const uint16_t *w[panel_entries], *next[panel_entries];
+  if (entries == 0) {
+    for (int64_t r = row_low; r < row_high; r++)
+      polar_set_bias(args->out + r * args->out_stride + low, args->bias ? args->bias + low : NULL, high - low);
+    return;
   }
-  stream s = stream_from(args, 0, entries, 2 * low, 2 * (high - low));
-  fetch(&s, (int)(down_ahead * ((s.bytes + 63) / 64)));
-  for (int64_t first = 0; first < entries; first += block) {
-    const int64_t valid = entries - first < block ? entries - first : block, even = (valid + 1) / 2 * 2;
-    // An odd last entry is paired with itself, times zero.
-    for (int64_t j = 0; j < even; j++) w[j] = row_of(args, first + (j < valid ? j : valid - 1));
+  find_rows(next, args, 0, entries, block);
+  for (int64_t base = 0; base < entries; base += converted) {
+    const int64_t count = entries - base < converted ? entries - base : converted;
     for (int64_t r = 0; r < rows; r++) {
-      FN(convert)(scratch + r * h_stride, args->x + (row_low + r) * args->x_stride + first, valid);
-      if (even > valid) scratch[r * h_stride + valid] = 0;
+      FN(convert)(scratch + r * h_stride, args->x + (row_low + r) * args->x_stride + base, count);
+      scratch[r * h_stride + count] = 0;  // an odd last entry is paired with itself, times zero
     }
-    down_block(args, w, even, rows, row_low, low, high, scratch, &s);
+    for (int64_t first = 0; first < count; first += block) {
+      const int64_t valid = count - first < block ? count - first : block;
+      for (int64_t j = 0; j < block; j++) w[j] = next[j];
+      find_rows(next, args, base + first + block, entries, block);
+      down_block(
+        args, w, next, (valid + 1) / 2 * 2, rows, row_low, low, high, scratch + first, base + first == 0);
+    }
   }
 }
 #pragma clang attribute pop

@@ -186,10 +186,8 @@ static void FN(selective_down)(
   float block[FN(selective_inputs) * 16] __attribute__((aligned(64)));
   float edge[POLAR_ROW_BLOCK * 16] __attribute__((aligned(64)));
   const uint16_t *weights[FN(selective_inputs)];
-  for (int64_t r = 0; r < rows; r++) {
-    float *out = args->out + (row_low + r) * args->out_stride;
-    for (int64_t d = low; d < high; d++) out[d] = args->bias ? args->bias[d] : 0;
-  }
+  for (int64_t r = row_low; r < row_high; r++)
+    polar_set_bias(args->out + r * args->out_stride + low, args->bias ? args->bias + low : NULL, high - low);
   for (int64_t first = 0; first < entries; first += FN(selective_inputs)) {
     const int64_t count = entries - first < FN(selective_inputs) ? entries - first : FN(selective_inputs);
     const float *x = args->x + row_low * args->x_stride + first;

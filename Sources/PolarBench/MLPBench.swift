@@ -63,16 +63,16 @@ public struct MLPBench: Sendable {
     var gather = selective
     // The first round warms up.
     for round in 0...rounds {
-      let denseSeconds = PolarBench.seconds { setup.dense(copy: round) }
-      let routerSeconds = PolarBench.seconds { setup.route(k: shape.neurons / 10) }
+      let denseSeconds = setup.seconds { $0.dense(copy: round) }
+      let routerSeconds = setup.seconds { $0.route(k: shape.neurons / 10) }
       if round > 0 {
         dense.append(denseSeconds)
         router.append(routerSeconds)
       }
       for (index, density) in densities.enumerated() {
         setup.choose(density: density, seed: UInt64(round))
-        let seconds = PolarBench.seconds { setup.selective(copy: round + index + 1) }
-        let gathered = PolarBench.seconds { setup.gatherThenDense(copy: round + index + 2) }
+        let seconds = setup.seconds { $0.selective(copy: round + index + 1) }
+        let gathered = setup.seconds { $0.gatherThenDense(copy: round + index + 2) }
         guard round > 0 else { continue }
         selective[index].append(seconds)
         gather[index].append(gathered)
@@ -123,7 +123,7 @@ extension MLPBench {
     private let aggregate: Tensor
     private let h: Tensor
     private let out: Tensor
-    private let gathered: Tensor
+    private let gathered: (up: Tensor, down: Tensor)
     private let list: ActiveNeurons
     private let routed: ActiveNeurons
     private var count = 0
@@ -132,8 +132,7 @@ extension MLPBench {
       self.backend = backend
       self.shape = shape
       let (d, n, r) = (shape.hidden, shape.neurons, shape.rank)
-      let dtype = backend.neuronDType
-      let rowBytes = 2 * n * d * dtype.byteCount
+      let rowBytes = 2 * backend.neuronByteCount(neurons: n, columns: d)
       let panelBytes =
         backend.packedByteCount(outputs: n, inputs: d) + backend.packedByteCount(outputs: d, inputs: n)
       // Enough copies that none is in a cache when its turn comes again.
@@ -154,13 +153,23 @@ extension MLPBench {
       var generator = SplitMix64(seed: 1)
       // Values that bf16 holds exactly, small so that sums stay in range.
       let values = (0..<n * d).map { _ in Float(Int(generator.next() >> 57) - 64) / 1024 }
-      func fill(_ tensor: Tensor) {
-        if dtype == .bf16 {
-          let halves = values.map { UInt16($0.bitPattern >> 16) }
-          halves.withUnsafeBytes { backend.upload($0, to: tensor.address) }
-        } else {
-          values.withUnsafeBytes { backend.upload($0, to: tensor.address) }
+      func neurons() -> Tensor { backend.neuronWeight(take(rowBytes / 2), neurons: n, columns: d) }
+      /// The values as rows, zero between them, each as `element` makes it.
+      func upload<Element: ExpressibleByIntegerLiteral>(to tensor: Tensor, _ element: (Float) -> Element) {
+        var image = [Element](repeating: 0, count: n * tensor.rowStride)
+        for row in 0..<n {
+          for column in 0..<d { image[row * tensor.rowStride + column] = element(values[row * d + column]) }
         }
+        image.withUnsafeBytes { backend.upload($0, to: tensor.address) }
+      }
+      func rows() -> Tensor {
+        let tensor = neurons()
+        switch backend.neuronDType {
+        case .bf16: upload(to: tensor) { UInt16($0.bitPattern >> 16) }
+        case .f16: upload(to: tensor) { Float16($0).bitPattern }
+        default: upload(to: tensor) { $0 }
+        }
+        return tensor
       }
       func pack(outputs: Int, inputs: Int) -> PackedMatrix {
         let matrix = PackedMatrix(
@@ -172,16 +181,14 @@ extension MLPBench {
         return matrix
       }
       for _ in 0..<copies {
-        up.append(tensor(n, d, dtype))
-        fill(up[up.count - 1])
-        down.append(tensor(n, d, dtype))
-        fill(down[down.count - 1])
+        up.append(rows())
+        down.append(rows())
         panelUp.append(pack(outputs: n, inputs: d))
         panelDown.append(pack(outputs: d, inputs: n))
       }
       routerDown = pack(outputs: r, inputs: d)
       routerUp = pack(outputs: n, inputs: r)
-      gathered = tensor(2 * n, d, dtype)
+      gathered = (neurons(), neurons())
       x = tensor(batch, d)
       out = tensor(batch, d)
       middle = tensor(batch, r)
@@ -210,6 +217,14 @@ extension MLPBench {
       backend.synchronize()
     }
 
+    /// The time of `work` right after other ops, as in a decode step: a thread that has nothing to do for a while parks,
+    /// and waking it takes longer than some of these ops.
+    func seconds(_ work: (Setup) -> Void) -> Double {
+      for _ in 0..<2 { backend.linear(middle, x, weight: routerDown, bias: nil) }
+      backend.synchronize()
+      return PolarBench.seconds { work(self) }
+    }
+
     func dense(copy: Int) {
       backend.linear(h, x, weight: panelUp[copy % copies], bias: nil)
       backend.relu(h)
@@ -225,18 +240,21 @@ extension MLPBench {
 
     func gatherThenDense(copy: Int) {
       let chosen = Tensor(list.indices.address, columns: count, dtype: .i32)
-      func gather(_ weight: Tensor, to row: Int) -> Tensor {
-        let rows = gathered.rows(row..<row + count)
+      func gather(_ weight: Tensor, to copy: Tensor) -> Tensor {
+        let rows = copy.rows(0..<count)
         // Rows of bf16 are moved as rows of half as many 32-bit words.
-        let width = shape.hidden * weight.dtype.byteCount / 4
-        backend.gatherRows(
-          Tensor(rows.address, rows: count, columns: width),
-          Tensor(weight.address, rows: weight.rows, columns: width), indices: chosen)
+        func words(_ tensor: Tensor) -> Tensor {
+          let ratio = 4 / tensor.dtype.byteCount
+          return Tensor(
+            tensor.address, rows: tensor.rows, columns: tensor.columns / ratio,
+            rowStride: tensor.rowStride / ratio)
+        }
+        backend.gatherRows(words(rows), words(weight), indices: chosen)
         return rows
       }
-      let a = gather(up[copy % copies], to: 0)
+      let a = gather(up[copy % copies], to: gathered.up)
       backend.selectiveUp(h, x, weight: a, bias: nil, threshold: 0, neurons: nil)
-      let b = gather(down[copy % copies], to: shape.neurons)
+      let b = gather(down[copy % copies], to: gathered.down)
       backend.selectiveDown(out, h, weight: b, bias: nil, neurons: nil)
       backend.synchronize()
     }

@@ -211,7 +211,7 @@ public struct OpBench {
   ) throws(PolarError) -> [Row] {
     let bytes = max(
       backend.packedByteCount(outputs: neurons, inputs: hidden),
-      neurons * hidden * backend.neuronDType.byteCount)
+      backend.neuronByteCount(neurons: neurons, columns: hidden))
     let copies = max(1, min(8, coldBytes / bytes))
     let most = batches.max() ?? 1
     var memory = try BenchMemory(
@@ -249,8 +249,7 @@ public struct OpBench {
         let seconds = timer.seconds(inner: max(4, copies)) { index in
           backend.selectiveUp(
             output, input,
-            weight: Tensor(
-              places[index % copies], rows: neurons, columns: hidden, dtype: backend.neuronDType),
+            weight: backend.neuronWeight(places[index % copies], neurons: neurons, columns: hidden),
             bias: nil, threshold: 0, neurons: active)
         }
         results.append(

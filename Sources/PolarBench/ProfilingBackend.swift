@@ -63,6 +63,7 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
   public var name: String { base.name }
   public var kvDType: DType { base.kvDType }
   public var neuronDType: DType { base.neuronDType }
+  public func neuronStride(columns: Int) -> Int { base.neuronStride(columns: columns) }
   public var wideFormat: WeightFormat { base.wideFormat }
   public func allocate(byteCount: Int) throws(PolarError) -> any DeviceMemory {
     try base.allocate(byteCount: byteCount)

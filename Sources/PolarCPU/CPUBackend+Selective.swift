@@ -7,6 +7,13 @@ public import PolarCore
 extension CPUBackend {
   public var neuronDType: DType { .bf16 }
 
+  /// An odd number of cache lines: 16 rows are passed side by side, and at a stride of a power of two their lines would fall
+  /// into the same sets of L1.
+  public func neuronStride(columns: Int) -> Int {
+    let line = 32
+    return ((columns + line - 1) / line | 1) * line
+  }
+
   public func selectiveUp(
     _ out: Tensor, _ x: Tensor, weight: Tensor, bias: Tensor?, threshold: Float, neurons: ActiveNeurons?
   ) {

@@ -39,6 +39,8 @@ public final class CUDABackend: Backend {
   public var kvDType: DType { device.element.dtype }
   /// Neuron-major weights are elements.
   public var neuronDType: DType { device.element.dtype }
+  /// Rows lie one after the other.
+  public func neuronStride(columns: Int) -> Int { columns }
   /// Tokens are chosen where the logits are.
   public var tokenDrawing: (any TokenDrawing)? { self }
   /// Pages lie one after the other, all heads in each.

@@ -198,12 +198,15 @@ extension SelectionCosts {
       let halves = isGated ? 2 : 1
       let (hidden, layers) = (config.hidden, config.layers)
       func aligned(_ bytes: Int) -> Int { (bytes + 63) & ~63 }
-      let neuronBytes = (halves + 1) * aligned(neurons * hidden * backend.neuronDType.byteCount)
+      let neuronBytes = [halves * hidden, hidden].map {
+        aligned(backend.neuronByteCount(neurons: neurons, columns: $0))
+      }
       let upBytes = aligned(backend.packedByteCount(outputs: halves * neurons, inputs: hidden))
       let downBytes = aligned(backend.packedByteCount(outputs: hidden, inputs: neurons))
       let scratch = 2 * aligned(rows * hidden * 4) + (halves + 1) * aligned(rows * neurons * 4)
       let memory = try backend.allocate(
-        byteCount: layers * (neuronBytes + upBytes + downBytes) + scratch + aligned(neurons * 4) + 64)
+        byteCount: layers * (neuronBytes[0] + neuronBytes[1] + upBytes + downBytes) + scratch
+          + aligned(neurons * 4) + 64)
       self.memory = memory
       var offset = 0
       func take(_ bytes: Int) -> Address {
@@ -215,8 +218,8 @@ extension SelectionCosts {
       }
       weights = (0..<layers).map { _ in
         (
-          tensor(neurons, halves * hidden, backend.neuronDType),
-          tensor(neurons, hidden, backend.neuronDType)
+          backend.neuronWeight(take(neuronBytes[0]), neurons: neurons, columns: halves * hidden),
+          backend.neuronWeight(take(neuronBytes[1]), neurons: neurons, columns: hidden)
         )
       }
       panels = (0..<layers).map { _ in

@@ -10,6 +10,8 @@ public protocol Backend: AnyObject, Sendable {
   var kvDType: DType { get }
   /// The element type of neuron-major MLP weights (see ``selectiveUp(_:_:weight:bias:threshold:neurons:)``).
   var neuronDType: DType { get }
+  /// Elements from one row to the next of neuron-major MLP weights of `columns` columns.
+  func neuronStride(columns: Int) -> Int
   /// The order in which K and V are stored.
   var kvLayout: KVLayout { get }
   /// Whether decode and prefill attention of the same row agree bit for bit, so that a preempted request goes on with the
@@ -128,7 +130,8 @@ public protocol Backend: AnyObject, Sendable {
 
   // MARK: Selective MLP
 
-  // Weights of these ops are plain row-major tensors of `neuronDType`, one contiguous row per neuron, made by the loader.
+  // Weights of these ops are row-major tensors of `neuronDType`, one contiguous row per neuron, `neuronStride` apart
+  // (see ``neuronWeight(_:neurons:columns:)``).
   // `neurons` nil means every neuron in order; a list of every neuron gives the same bits. Entry j of `neurons` is
   // neuron `n = neurons.indices[j]`, and only `j < neurons.count` are computed or read; the count is read on the device.
   // Given the list, a row of a result depends on that row's inputs alone, bit for bit.
@@ -247,6 +250,19 @@ extension Backend {
 extension Backend {
   /// bf16.
   public var wideFormat: WeightFormat { .bf16 }
+
+  /// The neuron-major weight `[neurons, columns]` that lies at `address`, in ``neuronByteCount(neurons:columns:)`` bytes.
+  public func neuronWeight(_ address: Address, neurons: Int, columns: Int) -> Tensor {
+    Tensor(
+      address, rows: neurons, columns: columns, rowStride: neuronStride(columns: columns),
+      dtype: neuronDType)
+  }
+
+  /// Bytes of a neuron-major weight `[neurons, columns]`.
+  public func neuronByteCount(neurons: Int, columns: Int) -> Int {
+    neurons * neuronStride(columns: columns) * neuronDType.byteCount
+  }
+
   /// Bytes of a weight `[outputs, inputs]` of ``wideFormat`` in the backend's own layout.
   public func packedByteCount(outputs: Int, inputs: Int) -> Int {
     packedByteCount(outputs: outputs, inputs: inputs, format: wideFormat)

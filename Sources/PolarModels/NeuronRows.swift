@@ -10,32 +10,31 @@ final class NeuronRows {
 
   /// Reserves the tensor's memory with `take`; the host copy is made by the first value that is stored.
   init(take: (Int) -> Address, _ backend: any Backend, neurons: Int, width: Int) {
-    let dtype = backend.neuronDType
-    tensor = Tensor(
-      take(neurons * width * dtype.byteCount), rows: neurons, columns: width, dtype: dtype)
+    tensor = backend.neuronWeight(
+      take(backend.neuronByteCount(neurons: neurons, columns: width)), neurons: neurons, columns: width)
     self.backend = backend
   }
 
   /// Stores consecutive values of one row, at `column` and on.
   func store(_ values: Slice<UnsafeBufferPointer<Float>>, row: Int, from column: Int) {
-    store(values, first: row * tensor.columns + column, step: 1)
+    store(values, first: row * tensor.rowStride + column, step: 1)
   }
 
   /// Stores one column, a value for each neuron.
   func store(_ values: Slice<UnsafeBufferPointer<Float>>, column: Int) {
-    store(values, first: column, step: tensor.columns)
+    store(values, first: column, step: tensor.rowStride)
   }
 
   private func store(_ values: Slice<UnsafeBufferPointer<Float>>, first: Int, step: Int) {
     if tensor.dtype == .f16 {
-      if halves.isEmpty { halves = Array(repeating: 0, count: tensor.count) }
+      if halves.isEmpty { halves = Array(repeating: 0, count: tensor.rows * tensor.rowStride) }
       var index = first
       for value in values {
         halves[index] = Float16(value).bitPattern
         index += step
       }
     } else if tensor.dtype == .bf16 {
-      if halves.isEmpty { halves = Array(repeating: 0, count: tensor.count) }
+      if halves.isEmpty { halves = Array(repeating: 0, count: tensor.rows * tensor.rowStride) }
       halves.withUnsafeMutableBufferPointer { halves in
         var index = first
         for value in values {
@@ -46,7 +45,7 @@ final class NeuronRows {
         }
       }
     } else {
-      if floats.isEmpty { floats = Array(repeating: 0, count: tensor.count) }
+      if floats.isEmpty { floats = Array(repeating: 0, count: tensor.rows * tensor.rowStride) }
       var index = first
       for value in values {
         floats[index] = value

@@ -156,15 +156,20 @@ extension ConformanceRun {
 extension TensorPool {
   /// A neuron-major weight in the backend's dtype.
   func neurons(_ host: HostTensor<Float>) throws(PolarError) -> Tensor {
+    let gap = backend.neuronStride(columns: host.columns) - host.columns
     let dtype = backend.neuronDType
-    let tensor = try output(rows: host.rows, columns: host.columns, dtype: dtype)
-    if dtype == .f32 {
-      host.values.withUnsafeBytes { backend.upload($0, to: tensor.address) }
-    } else {
-      let halves = host.values.map {
-        dtype == .f16 ? Float16($0).bitPattern : UInt16($0.roundedToBF16.bitPattern >> 16)
+    let tensor = try output(rows: host.rows, columns: host.columns, gap: gap, dtype: dtype)
+    for row in 0..<host.rows {
+      let values = host.values[row * host.columns..<(row + 1) * host.columns]
+      let address = tensor.rows(row..<row + 1).address
+      if dtype == .f32 {
+        values.withUnsafeBytes { backend.upload($0, to: address) }
+      } else {
+        let halves = values.map {
+          dtype == .f16 ? Float16($0).bitPattern : UInt16($0.roundedToBF16.bitPattern >> 16)
+        }
+        halves.withUnsafeBytes { backend.upload($0, to: address) }
       }
-      halves.withUnsafeBytes { backend.upload($0, to: tensor.address) }
     }
     return tensor
   }

@@ -5,6 +5,7 @@ public import PolarCore
 
 extension ReferenceBackend {
   public var neuronDType: DType { .f32 }
+  public func neuronStride(columns: Int) -> Int { columns }
 
   public func selectiveUp(
     _ out: Tensor, _ x: Tensor, weight: Tensor, bias: Tensor?, threshold: Float, neurons: ActiveNeurons?

@@ -64,6 +64,7 @@ final class FaultyBackend: Backend {
   var name: String { "faulty" }
   var kvDType: DType { inner.kvDType }
   var neuronDType: DType { inner.neuronDType }
+  func neuronStride(columns: Int) -> Int { inner.neuronStride(columns: columns) }
 
   func allocate(byteCount: Int) throws(PolarError) -> any DeviceMemory {
     let memory = try inner.allocate(byteCount: byteCount)

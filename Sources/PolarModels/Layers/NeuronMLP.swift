@@ -64,5 +64,7 @@ struct NeuronMLP: BitwiseCopyable, Sendable {
   }
 
   /// Bytes of the weights.
-  var byteCount: Int { (up.count + down.count) * up.dtype.byteCount }
+  var byteCount: Int {
+    (up.rows * up.rowStride + down.rows * down.rowStride) * up.dtype.byteCount
+  }
 }
