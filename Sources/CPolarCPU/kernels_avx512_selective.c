@@ -2,8 +2,8 @@
 // [pairs][32][2] as linear layers have them, and every result is the chain over its inputs that the linear layer computes.
 //
 // What is read comes from memory, in rows that lie anywhere, so what counts is how many lines are under way. Lines are fetched
-// in the order in which they are used, one fetch for each line that is used, 128 lines ahead: that is what a core can have
-// under way, and a fetch beyond it is dropped.
+// in the order in which they are used, one fetch for each line that is used, 96 lines ahead: a core can have 128 of them
+// under way, and a fetch beyond that is dropped.
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include "kernels.h"
@@ -18,11 +18,11 @@
 
 enum {
   group_rows = 8,        // most rows of activations of one register tile
-  wide_rows = 2,         // most rows for which 32 neurons pass side by side, since chains of 16 would be waited for
+  wide_rows = 4,         // most rows for which 32 neurons pass side by side, since chains of 16 would be waited for
   pack_pairs = 32,       // pairs of inputs of an up-projection packed at a time, for several groups of rows
   block_entries = 16,    // neurons of a down-projection between stores of the accumulators, for one group of rows,
   panel_entries = 32,    // or for several
-  lines_ahead = 128,     // lines fetched before they are used
+  lines_ahead = 96,      // lines fetched before they are used
   converted = 512,       // inputs of a down-projection that become bf16 at a time
   h_stride = converted + 32,
 };

@@ -57,36 +57,34 @@ public struct MLPBench: Sendable {
   /// Measures every density at one batch size, `rounds` interleaved rounds.
   public func run(batch: Int, densities: [Double], rounds: Int) throws(PolarError) -> [Row] {
     let setup = try Setup(backend, shape, batch: batch)
-    var dense: [Double] = []
     var router: [Double] = []
-    var selective = densities.map { _ in [Double]() }
-    var gather = selective
+    var dense = densities.map { _ in [Double]() }
+    var (selective, gather) = (dense, dense)
     // The first round warms up.
     for round in 0...rounds {
-      let denseSeconds = setup.seconds { $0.dense(copy: round) }
       let routerSeconds = setup.seconds { $0.route(k: shape.neurons / 10) }
-      if round > 0 {
-        dense.append(denseSeconds)
-        router.append(routerSeconds)
-      }
+      if round > 0 { router.append(routerSeconds) }
       for (index, density) in densities.enumerated() {
-        setup.choose(density: density, seed: UInt64(round))
-        let seconds = setup.seconds { $0.selective(copy: round + index + 1) }
-        let gathered = setup.seconds { $0.gatherThenDense(copy: round + index + 2) }
+        setup.choose(density: density, seed: UInt64(round * densities.count + index))
+        // Dense comes first and fills the caches with what nothing else reads.
+        let denseSeconds = setup.seconds { $0.dense() }
+        let seconds = setup.seconds { $0.selective() }
+        let gathered = setup.seconds { $0.gatherThenDense() }
         guard round > 0 else { continue }
+        dense[index].append(denseSeconds)
         selective[index].append(seconds)
         gather[index].append(gathered)
       }
     }
     let work = Double(4 * shape.hidden * shape.neurons * batch)
+    let floor = max(
+      Double(shape.weightBytes) / (limits.readBandwidth * 1e9), work / (limits.arithmeticPeak * 1e9))
     return densities.enumerated().map { index, density in
-      let floor = max(
-        Double(shape.weightBytes) / (limits.readBandwidth * 1e9), work / (limits.arithmeticPeak * 1e9))
       let seconds = median(selective[index])
       return Row(
         batch: batch, density: density, seconds: seconds, routerSeconds: median(router),
-        gatherSeconds: median(gather[index]), denseSeconds: median(dense),
-        ratio: median(zip(selective[index], dense).map { $0 / $1 }),
+        gatherSeconds: median(gather[index]), denseSeconds: median(dense[index]),
+        ratio: median(zip(selective[index], dense[index]).map { $0 / $1 }),
         floorFraction: density * floor / seconds)
     }
   }
@@ -127,6 +125,7 @@ extension MLPBench {
     private let list: ActiveNeurons
     private let routed: ActiveNeurons
     private var count = 0
+    private var turns = (panels: 0, rows: 0)
 
     init(_ backend: any Backend, _ shape: Shape, batch: Int) throws(PolarError) {
       self.backend = backend
@@ -225,20 +224,26 @@ extension MLPBench {
       return PolarBench.seconds { work(self) }
     }
 
-    func dense(copy: Int) {
-      backend.linear(h, x, weight: panelUp[copy % copies], bias: nil)
+    func dense() {
+      turns.panels += 1
+      let copy = turns.panels % copies
+      backend.linear(h, x, weight: panelUp[copy], bias: nil)
       backend.relu(h)
-      backend.linear(out, h, weight: panelDown[copy % copies], bias: nil)
+      backend.linear(out, h, weight: panelDown[copy], bias: nil)
       backend.synchronize()
     }
 
-    func selective(copy: Int) {
-      backend.selectiveUp(h, x, weight: up[copy % copies], bias: nil, threshold: 0, neurons: list)
-      backend.selectiveDown(out, h, weight: down[copy % copies], bias: nil, neurons: list)
+    func selective() {
+      turns.rows += 1
+      let copy = turns.rows % copies
+      backend.selectiveUp(h, x, weight: up[copy], bias: nil, threshold: 0, neurons: list)
+      backend.selectiveDown(out, h, weight: down[copy], bias: nil, neurons: list)
       backend.synchronize()
     }
 
-    func gatherThenDense(copy: Int) {
+    func gatherThenDense() {
+      turns.rows += 1
+      let copy = turns.rows % copies
       let chosen = Tensor(list.indices.address, columns: count, dtype: .i32)
       func gather(_ weight: Tensor, to copy: Tensor) -> Tensor {
         let rows = copy.rows(0..<count)
@@ -252,9 +257,9 @@ extension MLPBench {
         backend.gatherRows(words(rows), words(weight), indices: chosen)
         return rows
       }
-      let a = gather(up[copy % copies], to: gathered.up)
+      let a = gather(up[copy], to: gathered.up)
       backend.selectiveUp(h, x, weight: a, bias: nil, threshold: 0, neurons: nil)
-      let b = gather(down[copy % copies], to: gathered.down)
+      let b = gather(down[copy], to: gathered.down)
       backend.selectiveDown(out, h, weight: b, bias: nil, neurons: nil)
       backend.synchronize()
     }
