@@ -13,15 +13,12 @@ public final class DecodeBench {
   public struct Candidate: Sendable {
     /// The name in the table.
     public var name: String
-    /// The mean density asked for; 1 for dense.
-    public var density: Double
     /// The policy.
     public var policy: any SparsityPolicy
 
     /// A policy under a name.
-    public init(name: String, density: Double, policy: any SparsityPolicy) {
+    public init(name: String, policy: any SparsityPolicy) {
       self.name = name
-      self.density = density
       self.policy = policy
     }
   }
@@ -46,6 +43,8 @@ public final class DecodeBench {
     public var speedup: Double
     /// Fraction of heads computed in full, measured over all layers.
     public var density: Double
+    /// Fraction of MLP neurons computed, measured over all layers.
+    public var neuronDensity: Double
     /// The least time of a step: the larger of bytes over bandwidth and operations over peak.
     public var floorSeconds: Double
     /// Where a step's time goes, in seconds, by ``ProfilingBackend/Part``.
@@ -133,24 +132,26 @@ public final class DecodeBench {
         decodedTokens: steps, promptSeconds: promptSeconds, stepSeconds: stepSeconds,
         tokensPerSecond: Double(batch) / stepSeconds,
         speedup: median(zip(times[0], times[index]).map { $0 / $1 }),
-        density: densities[index],
-        floorSeconds: floor(
-          batch: batch, context: prompt.count + steps / 2, density: densities[index]),
+        density: densities[index].heads, neuronDensity: densities[index].neurons,
+        floorSeconds: floor(batch: batch, context: prompt.count + steps / 2, densities[index]),
         breakdown: Dictionary(
           uniqueKeysWithValues: parts[index].map { ($0.key.title, $0.value / Double(steps)) }))
     }
   }
 
-  /// The fraction of heads each candidate selects in one more, untimed step.
+  /// The fractions of heads and of neurons that each candidate selects in one more, untimed step.
   private func measureDensities(
     _ runner: ModelRunner, _ candidates: [Candidate], token: Int32, position: Int, pages: [[Int32]]
-  ) throws(PolarError) -> [Double] {
-    candidates.map { candidate in
-      let statistics = SelectionStatistics(layers: model.config.layers, heads: model.config.heads)
+  ) throws(PolarError) -> [(heads: Double, neurons: Double)] {
+    let config = model.config
+    return candidates.map { candidate in
+      let statistics = SelectionStatistics(
+        layers: config.layers, heads: config.heads, neurons: config.intermediate,
+        maximumRows: pages.count)
       runner.begin()
       for table in pages { runner.append(token, at: position, pages: table) }
       _ = runner.run(.decode, policy: CountingPolicy(candidate.policy, statistics: statistics))
-      return statistics.density()
+      return (statistics.density(), statistics.neuronDensity())
     }
   }
 
@@ -172,17 +173,21 @@ public final class DecodeBench {
     }
   }
 
-  /// The least seconds of a step: weights and the selected heads' K and V are read once, and every weight is
-  /// multiplied once per row.
-  private func floor(batch: Int, context: Int, density: Double) -> Double {
+  /// The least seconds of a step: the weights of what is computed and the selected heads' K and V are read once, and every
+  /// such weight is multiplied once per row.
+  private func floor(
+    batch: Int, context: Int, _ density: (heads: Double, neurons: Double)
+  ) -> Double {
     let config = model.config
     let kvBytes =
       Double(batch * context) / Double(KVPage.tokens)
-      * Double(KVCache.bytesPerPage(config, dtype: backend.kvDType)) * density
-    let weightBytes = Double(model.weightByteCount - model.neuronByteCount)
+      * Double(KVCache.bytesPerPage(config, dtype: backend.kvDType)) * density.heads
+    let weightBytes =
+      Double(model.weightByteCount - model.neuronByteCount)
+      - Double(model.mlpByteCount) * (1 - density.neurons)
     let weightOperations = weightBytes  // 2 operations per weight of 2 bytes
     let attentionOperations =
-      4 * Double(batch * context * config.layers * config.heads * config.headDim) * density
+      4 * Double(batch * context * config.layers * config.heads * config.headDim) * density.heads
     return max(
       (weightBytes + kvBytes) / (limits.readBandwidth * 1e9),
       (weightOperations * Double(batch) + attentionOperations) / (limits.arithmeticPeak * 1e9))

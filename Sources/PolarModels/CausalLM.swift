@@ -27,6 +27,9 @@ public protocol CausalLM: AnyObject, Sendable {
   /// Bytes of weights held in the backend's memory.
   var weightByteCount: Int { get }
 
+  /// How many of them are the weights that whole MLPs read.
+  var mlpByteCount: Int { get }
+
   /// How many of them are the neuron rows of MLPs, which only selective MLPs read; 0 when the model was loaded without, and
   /// then no policy may choose neurons.
   var neuronByteCount: Int { get }

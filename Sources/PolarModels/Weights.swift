@@ -141,6 +141,11 @@ final class WeightLoader {
     return rows.tensor
   }
 
+  /// Bytes of a weight in the backend's layout.
+  func byteCount(_ weight: PackedMatrix) -> Int {
+    backend.packedByteCount(outputs: weight.outputs, inputs: weight.inputs, format: weight.format)
+  }
+
   /// Several vectors one after the other, f32.
   func vector(_ tensors: [(name: String, count: Int)]) throws(PolarError) -> Tensor {
     var values: [Float] = []

@@ -108,8 +108,9 @@ public struct NeuronSparsity: Sendable, Equatable {
     let budget = min(neurons, max(1, Int(tiles)) * Self.tile)
     guard budget < neurons else { return nil }
     // Between the measured batch sizes and beyond them, the nearest smaller one counts.
-    let limit = breakEven.last { $0.batch <= rows } ?? breakEven.first
-    return budget <= limit?.neurons ?? neurons ? budget : nil
+    var limit = breakEven.first?.neurons ?? neurons
+    for measured in breakEven where measured.batch <= rows { limit = measured.neurons }
+    return budget <= limit ? budget : nil
   }
 
   /// The threshold of a layer for a batch of `rows`, interpolated as the budgets are.
@@ -124,7 +125,10 @@ public struct NeuronSparsity: Sendable, Equatable {
   /// size, which does not fall below a union that grows in proportion to the batch, and is close to one that saturates.
   /// The first entry below the first batch size; nil beyond the last.
   private static func place(_ budgets: [Budget], rows: Int) -> (lower: Int, upper: Int, t: Double)? {
-    guard let upper = budgets.firstIndex(where: { $0.batch >= rows }) else { return nil }
+    // Loops, since generic searches of values such as these may allocate.
+    var upper = 0
+    while upper < budgets.count, budgets[upper].batch < rows { upper += 1 }
+    guard upper < budgets.count else { return nil }
     guard upper > 0, budgets[upper].batch > rows else { return (upper, upper, 0) }
     let lower = upper - 1
     let t =

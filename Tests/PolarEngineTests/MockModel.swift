@@ -80,6 +80,7 @@ final class MockModel: CausalLM {
   func outputProjection(layer: Int) -> PackedMatrix { PackedMatrix(Address(0), outputs: 0, inputs: 0) }
   func outputBias(layer: Int) -> Tensor? { nil }
   var weightByteCount: Int { 0 }
+  var mlpByteCount: Int { 0 }
   var neuronByteCount: Int { 0 }
 }
 

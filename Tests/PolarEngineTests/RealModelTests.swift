@@ -11,45 +11,7 @@ import Testing
 @testable import PolarEngine
 
 /// The engine over tiny checkpoints with real layers.
-@Suite struct RealModelTests {
-  static let fixtures = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-    .appendingPathComponent("../Fixtures/models").standardizedFileURL
-
-  private func model(_ name: String, on backend: any Backend) throws -> any CausalLM {
-    let file = try ModelFile.open(Self.fixtures.appendingPathComponent(name))
-    return try ModelRegistry.make(config: file.config, reader: try WeightReader(file), backend: backend)
-  }
-
-  private func engine(
-    _ name: String, on backend: any Backend, pages: Int, sequences: Int, rows: Int,
-    policy: any SparsityPolicy = DensePolicy()
-  ) throws -> Engine {
-    let model = try model(name, on: backend)
-    let runner = try ModelRunner(
-      model: model, backend: backend, cachePages: pages, maximumRows: rows, maximumSequences: sequences,
-      maximumContext: model.config.context,
-      policyBytes: policy.workspaceByteCount(rows: sequences))
-    return try Engine(runner: runner, policy: policy)
-  }
-
-  private func prompts(_ model: any CausalLM, count: Int, longest: Int) -> [[Int32]] {
-    var random = TestRandom(5)
-    return (0..<count).map { index in
-      (0..<Int.random(in: 1...longest, using: &random)).map { _ in
-        Int32.random(in: 3..<Int32(model.config.vocabulary), using: &random)
-      }
-    }
-  }
-
-  private func all(_ engine: Engine, _ prompts: [[Int32]], tokens: Int) async throws -> [[Int32]] {
-    // In one visit to the actor, so that no step runs before all are queued.
-    let streams = try await engine.submitAll(
-      prompts.map { GenerationRequest(promptTokens: $0, parameters: .init(maxTokens: tokens)) })
-    var result: [[Int32]] = []
-    for stream in streams { result.append(try await collect(stream).tokens) }
-    return result
-  }
-
+@Suite struct RealModelTests: TinyCheckpoints {
   @Test(arguments: ["llama-gqa-tied", "opt"], [false, true])
   func aBatchEqualsItsPromptsAlone(name: String, sparse: Bool) async throws {
     let backend = try CPUBackend()
@@ -115,16 +77,16 @@ import Testing
     }
   }
 
-  @Test(arguments: [false, true]) func aDecodeStepAllocatesNothing(sparse: Bool) throws {
+  @Test(arguments: StepPolicy.allCases) func aDecodeStepAllocatesNothing(kind: StepPolicy) throws {
     try #require(malloc_counter_current() >= 0, "allocations can be counted with glibc only")
     let before = malloc_counter_current()
     withExtendedLifetime([Int](repeating: 1, count: 1000 + Int(before % 2))) {}
     try #require(malloc_counter_current() > before, "the counter does not count")
 
     let backend = try CPUBackend()
-    let model = try model("llama-gqa-tied", on: backend)
+    let model = try model(kind.choosesNeurons ? "opt" : "llama-gqa-tied", on: backend)
     let vocabulary = model.config.vocabulary
-    let policy: any SparsityPolicy = sparse ? EveryOtherHead() : DensePolicy()
+    let policy = try kind.policy(model.config, on: backend)
     let sequences = 6
     let runner = try ModelRunner(
       model: model, backend: backend, cachePages: 24, maximumRows: 64, maximumSequences: sequences,

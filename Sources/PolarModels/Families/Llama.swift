@@ -48,6 +48,7 @@ final class Llama: CausalLM {
   }
 
   var weightByteCount: Int { weights.byteCount }
+  var mlpByteCount: Int { parts.blocks.reduce(0) { $0 + $1.mlp.byteCount } }
   var neuronByteCount: Int { parts.blocks.reduce(0) { $0 + $1.mlp.neuronByteCount } }
 
   func outputProjection(layer: Int) -> PackedMatrix { parts.blocks[layer].attention.output.weight }

@@ -55,6 +55,7 @@ final class OPT: CausalLM {
   }
 
   var weightByteCount: Int { weights.byteCount }
+  var mlpByteCount: Int { parts.blocks.reduce(0) { $0 + $1.mlp.byteCount } }
   var neuronByteCount: Int { parts.blocks.reduce(0) { $0 + $1.mlp.neuronByteCount } }
 
   func outputProjection(layer: Int) -> PackedMatrix { parts.blocks[layer].attention.output.weight }

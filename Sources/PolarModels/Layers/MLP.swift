@@ -42,6 +42,9 @@ struct MLP: Sendable {
   /// Bytes of scratch for `rows` rows, the policy's excluded: a compact MLP takes no more than a whole one.
   func workspaceByteCount(rows: Int) -> Int { dense.workspaceByteCount(rows: rows) }
 
+  /// Bytes of the weights that whole steps read.
+  var byteCount: Int { dense.byteCount }
+
   /// Bytes of the second copy of the weights.
   var neuronByteCount: Int { sparse?.byteCount ?? 0 }
 }
@@ -56,6 +59,8 @@ private struct DenseMLP: Sendable {
   /// ReLU: what is not above it counts as zero (FATReLU, Kurtz et al. 2020; ProSparse).
   let threshold: Float
   let isGated: Bool
+  /// Bytes of the weights.
+  let byteCount: Int
 
   init(
     _ loader: WeightLoader, up: [String], down: String, _ config: ModelConfig
@@ -67,6 +72,7 @@ private struct DenseMLP: Sendable {
       up.map { ($0, config.intermediate) }, inputs: config.hidden, bias: config.mlpBias)
     self.down = try loader.linear(
       down, outputs: config.hidden, inputs: config.intermediate, bias: config.mlpBias)
+    byteCount = loader.byteCount(self.up.weight) + loader.byteCount(self.down.weight)
   }
 
   func callAsFunction(
