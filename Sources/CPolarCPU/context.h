@@ -27,6 +27,7 @@ typedef struct {
   int32_t span_starts[POLAR_SPAN_ROWS], span_limits[POLAR_SPAN_ROWS];
   const float *source[POLAR_SPAN_ROWS];
   float *target[POLAR_SPAN_ROWS];
+  _Atomic uint64_t units __attribute__((aligned(64)));  // what is left of the thread's part of a linear layer
   uint8_t linear[POLAR_LINEAR_SCRATCH] __attribute__((aligned(64)));
 } __attribute__((aligned(64))) polar_scratch;
 

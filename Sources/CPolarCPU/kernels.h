@@ -61,39 +61,35 @@ typedef struct {
 
 typedef void (*polar_row_kernel)(const polar_row_args *args, int64_t low, int64_t high);
 
-// How a group of quantised activations enters a sum.
-typedef struct {
-  float scale;
-  union {
-    int32_t correction;  // -(zero point of the weights' codes) * sum of the activations' codes
-    float sum;           // scale * sum of the codes, for weights with minimums
-  };
-} polar_activation_group;
-
-// A tile of a linear layer on weights of 8 or 4 bits: some rows x 32 outputs over some groups of inputs. Chains start
-// at `start` and end in `c`.
+// A tile of a linear layer on weights of 8 or 4 bits: R rows x 32 outputs over some groups of inputs. Chains start at `start`
+// and end in `c`.
 typedef struct {
   const uint8_t *blocks;  // the panel's groups, one after the other
-  const int8_t *codes;    // rows code_stride apart
-  const polar_activation_group *scales;  // rows scale_stride apart
+  const uint8_t *x;       // the rows' groups, one after the other: see polar_row_group_bytes
   const float *start;     // rows start_stride apart
   float *c;               // rows c_stride apart
-  int64_t start_stride, c_stride, code_stride, scale_stride, groups;
+  int64_t start_stride, c_stride, groups;
   const char *prefetch;   // `lines` cache lines are fetched from here on in every group
   int64_t lines;
+  int many;               // 1 when there are so many rows that theirs are fetched as well
 } polar_int_operands;
+
+// Rows of activations that a tile takes together are quantised side by side. A group of R rows is codes int8 [R][32], scales f32
+// [R], and for each row how its zero point enters the sum: -(zero point of the weights' codes) * sum of the codes as an i32,
+// or scale * sum of the codes as an f32 for weights with minimums.
+static inline int64_t polar_row_group_bytes(int64_t rows) { return rows * (POLAR_GROUP + 8); }
 
 typedef void (*polar_tile)(const polar_int_operands *t);
 
 typedef struct {
-  int rows;   // most rows of a tile
+  int most;   // most rows of a tile
+  int rows;   // rows of a tile where there are more than `most`
   int whole;  // 1 when a tile passes over its weights once
-  // One row of activations as codes [inputs rounded up to groups] and what goes with each group.
-  void (*quantize)(
-    const float *x, int64_t inputs, int format, int8_t *codes, polar_activation_group *groups);
+  // Row `row` of the `rows` of a tile; the tile's groups begin at `out`.
+  void (*quantize)(const float *x, int64_t inputs, int format, uint8_t *out, int64_t rows, int64_t row);
   // As `fma` below, of the products that tiles add up.
   double (*peak)(int64_t steps, float *sink);
-  polar_tile tiles[3][6];  // by format from POLAR_WEIGHT_INT8 on, by rows - 1
+  polar_tile tiles[3][8];  // by format from POLAR_WEIGHT_INT8 on, by rows - 1
 } polar_int_kernels;
 
 // Rows [row_low, row_high) of a part of a selective MLP. Up: entries [low, high) of the list, of which there are `entries`.

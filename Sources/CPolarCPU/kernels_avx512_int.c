@@ -5,7 +5,7 @@
 
 #define FN(name) name##_avx512
 #define VW 16
-#define INT_ROWS 6
+#define INT_ROWS 8
 
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c"))), apply_to = function)
 #include "vec.h"

@@ -5,7 +5,7 @@
 
 #define FN(name) name##_neon
 #define VW 4
-#define INT_ROWS 6
+#define INT_ROWS 8
 
 #pragma clang attribute push(__attribute__((target("i8mm"))), apply_to = function)
 #include "vec.h"

@@ -8,46 +8,36 @@ typedef struct {
   const polar_linear_args *args;
   polar_scratch *scratch;
   int64_t row_block, row_blocks, panels;
-  int64_t share;          // units that every thread computes; the rest are taken by whoever is free
-  _Atomic int64_t next;   // the first unit that nobody has taken
+  int64_t piece;  // units that a thread takes at a time
 } linear_job;
-
-// Where a thread keeps its row block's activations, ready for the kernel.
-typedef struct {
-  int8_t *codes;                   // [rows][code_stride]
-  polar_activation_group *groups;  // [rows][scale_stride]
-  int64_t code_stride, scale_stride;
-} quantized_rows;
 
 // An odd number of cache lines, so that the rows of a tile do not compete for the same sets of a cache.
 static int64_t odd_lines(int64_t bytes) { return ((bytes + 63) / 64 | 1) * 64; }
 
-static quantized_rows quantized(void *scratch, int64_t rows, int64_t inputs) {
-  const int64_t groups = polar_groups(inputs);
-  quantized_rows q = {.code_stride = odd_lines(groups * POLAR_GROUP), .scale_stride = groups | 1};
-  q.codes = scratch;
-  q.groups = (polar_activation_group *)(q.codes + rows * q.code_stride);
-  return q;
-}
-
 static int64_t scratch_row_bytes(const polar_kernels *kernels, const polar_linear_args *args) {
   const int64_t inputs = args->weight.inputs;
   if (args->weight.format == POLAR_WEIGHT_BF16) return kernels->prepare ? odd_lines(2 * inputs) : 0;
-  const int64_t groups = polar_groups(inputs);
-  return odd_lines(groups * POLAR_GROUP) + (groups | 1) * (int64_t)sizeof(polar_activation_group);
+  return polar_groups(inputs) * polar_row_group_bytes(1);
 }
 
-// Rows x panels on weights of 8 or 4 bits; activations are in scratch.
+// Rows that share tiles: the `index`th of `sets` sets of about the same size begins here.
+static int64_t set_begin(int64_t rows, int64_t sets, int64_t index) { return rows * index / sets; }
+
+static int64_t sets_of(const polar_int_kernels *kernels, int64_t rows) {
+  return rows <= kernels->most ? 1 : (rows + kernels->rows - 1) / kernels->rows;
+}
+
+// Rows x panels on weights of 8 or 4 bits; the rows are prepared in scratch.
 static void linear_int(
-  const linear_job *job, int64_t row_low, int64_t row_high, int64_t panel_low, int64_t panel_high, void *scratch
+  const linear_job *job, int64_t row_low, int64_t row_high, int64_t panel_low, int64_t panel_high,
+  const uint8_t *scratch
 ) {
   const polar_int_kernels *kernels = job->kernels->ints;
   const polar_linear_args *args = job->args;
   const int format = args->weight.format;
   const polar_tile *tiles = kernels->tiles[format - POLAR_WEIGHT_INT8];
   const int64_t rows = row_high - row_low, bytes = polar_group_bytes(format), groups = polar_groups(args->weight.inputs);
-  const quantized_rows q = quantized(scratch, job->row_block, args->weight.inputs);
-  const int64_t sets = (rows + kernels->rows - 1) / kernels->rows, small = rows / sets, larger = rows % sets;
+  const int64_t sets = sets_of(kernels, rows);
   // One set of rows passes over the whole panel; several share blocks of it that stay in L1, each fetching a part of
   // the next.
   const int64_t most = 36864 / bytes, blocks = sets == 1 && kernels->whole ? 1 : (groups + most - 1) / most;
@@ -68,26 +58,22 @@ static void linear_int(
       const int64_t lines = ((bytes + 63) / 64 + sets - 1) / sets;
       const uint8_t *block = w + group * bytes;
       const char *prefetch = (const char *)block + (blocks == 1 ? 4096 : count * bytes);
-      int64_t row = 0;
       for (int64_t set = 0; set < sets; set++) {
-        const int64_t size = small + (set < larger);
+        const int64_t row = set_begin(rows, sets, set), size = set_begin(rows, sets, set + 1) - row;
         const polar_int_operands t = {
           .blocks = block,
-          .codes = q.codes + row * q.code_stride + group * POLAR_GROUP,
-          .scales = q.groups + row * q.scale_stride + group,
+          .x = scratch + row * groups * polar_row_group_bytes(1) + group * polar_row_group_bytes(size),
           .start = b == 0 ? bias : c + row * cs,
           .c = c + row * cs,
           .start_stride = b == 0 ? 0 : cs,
           .c_stride = cs,
-          .code_stride = q.code_stride,
-          .scale_stride = q.scale_stride,
           .groups = count,
           .prefetch = prefetch,
           .lines = lines,
+          .many = sets > 1,
         };
         tiles[size - 1](&t);
         prefetch += lines * 64 * count;
-        row += size;
       }
     }
     if (valid < POLAR_PANEL)
@@ -96,35 +82,38 @@ static void linear_int(
   }
 }
 
-static void prepare(const linear_job *job, int64_t row, int64_t row_end, void *scratch) {
+static void prepare(const linear_job *job, int64_t row_low, int64_t row_high, uint8_t *scratch) {
   const polar_linear_args *args = job->args;
-  const int64_t inputs = args->weight.inputs;
+  const int64_t inputs = args->weight.inputs, rows = row_high - row_low, bytes = scratch_row_bytes(job->kernels, args);
+  const float *x = args->x + row_low * args->x_stride;
   if (args->weight.format == POLAR_WEIGHT_BF16) {
     if (!job->kernels->prepare) return;
-    const int64_t stride = odd_lines(2 * inputs) / 2;
-    for (int64_t r = row; r < row_end; r++)
-      job->kernels->prepare((uint16_t *)scratch + (r - row) * stride, args->x + r * args->x_stride, inputs);
+    for (int64_t r = 0; r < rows; r++)
+      job->kernels->prepare((uint16_t *)(scratch + r * bytes), x + r * args->x_stride, inputs);
     return;
   }
-  const quantized_rows q = quantized(scratch, job->row_block, inputs);
-  for (int64_t r = row; r < row_end; r++)
-    job->kernels->ints->quantize(
-      args->x + r * args->x_stride, inputs, args->weight.format, q.codes + (r - row) * q.code_stride,
-      q.groups + (r - row) * q.scale_stride);
+  const int64_t sets = sets_of(job->kernels->ints, rows);
+  for (int64_t set = 0; set < sets; set++) {
+    const int64_t first = set_begin(rows, sets, set), size = set_begin(rows, sets, set + 1) - first;
+    for (int64_t r = 0; r < size; r++)
+      job->kernels->ints->quantize(
+        x + (first + r) * args->x_stride, inputs, args->weight.format, scratch + first * bytes, size, r);
+  }
 }
 
 // Units are (row block, panel), row block by row block.
-static void run_units(const linear_job *job, int64_t unit, int64_t end, void *scratch, int64_t *prepared) {
+static void run_units(const linear_job *job, int64_t unit, int64_t end, uint8_t *scratch, int64_t *prepared) {
   const polar_linear_args *args = job->args;
   while (unit < end) {
     const int64_t block = unit / job->panels, panel = unit % job->panels;
     const int64_t last = panel + (end - unit) < job->panels ? panel + (end - unit) : job->panels;
     const int64_t row = block * job->row_block;
     const int64_t row_end = row + job->row_block < args->rows ? row + job->row_block : args->rows;
-    if (*prepared != block) prepare(job, row, row_end, scratch);
+    if (block != *prepared) prepare(job, row, row_end, scratch);
     *prepared = block;
     if (args->weight.format == POLAR_WEIGHT_BF16) {
-      job->kernels->linear(args, row, row_end, panel, last, scratch, odd_lines(2 * args->weight.inputs) / 2);
+      job->kernels->linear(
+        args, row, row_end, panel, last, (const uint16_t *)scratch, scratch_row_bytes(job->kernels, args) / 2);
     } else {
       linear_int(job, row, row_end, panel, last, scratch);
     }
@@ -132,18 +121,46 @@ static void run_units(const linear_job *job, int64_t unit, int64_t end, void *sc
   }
 }
 
+// A thread's units: from the number in the upper 32 bits to the one in the lower, which is not among them.
+static uint64_t units_from(uint64_t low, uint64_t high) { return low << 32 | high; }
+
+// Takes some of the thread's units, the first ones, so that it reads weights in order.
+static int take(_Atomic uint64_t *units, uint64_t piece, int64_t *low, int64_t *high) {
+  uint64_t seen = atomic_load_explicit(units, memory_order_relaxed);
+  for (;;) {
+    const uint64_t first = seen >> 32, end = seen & 0xffffffff, last = first + piece < end ? first + piece : end;
+    if (first >= end) return 0;
+    if (!atomic_compare_exchange_weak(units, &seen, units_from(last, end))) continue;
+    *low = (int64_t)first;
+    *high = (int64_t)last;
+    return 1;
+  }
+}
+
+// Moves the second half of what another thread has left to `own`, which is empty.
+static int steal(_Atomic uint64_t *own, _Atomic uint64_t *other) {
+  uint64_t seen = atomic_load_explicit(other, memory_order_relaxed);
+  for (;;) {
+    const uint64_t first = seen >> 32, end = seen & 0xffffffff, middle = first + (end - first) / 2;
+    if (first >= end) return 0;
+    if (!atomic_compare_exchange_weak(other, &seen, units_from(first, middle))) continue;
+    atomic_store(own, units_from(middle, end));
+    return 1;
+  }
+}
+
 static void run_linear(void *argument, int thread, int threads) {
   linear_job *job = argument;
-  void *scratch = job->scratch[thread].linear;
-  const int64_t units = job->row_blocks * job->panels;
-  int64_t prepared = -1;
-  run_units(job, job->share * thread, job->share * (thread + 1), scratch, &prepared);
-  // A thread that another process has slowed down takes fewer of the remaining units.
-  const int64_t step = (units - job->share * threads + 8 * threads - 1) / (8 * threads);
+  polar_scratch *scratch = job->scratch + thread;
+  int64_t prepared = -1, low, high;
   for (;;) {
-    const int64_t unit = atomic_fetch_add_explicit(&job->next, step, memory_order_relaxed);
-    if (unit >= units) return;
-    run_units(job, unit, unit + step < units ? unit + step : units, scratch, &prepared);
+    while (take(&scratch->units, (uint64_t)job->piece, &low, &high))
+      run_units(job, low, high, scratch->linear, &prepared);
+    // Cores of a shared machine are not equally fast: who is done helps the others.
+    int found = 0;
+    for (int i = 1; i < threads && !found; i++)
+      found = steal(&scratch->units, &job->scratch[(thread + i) % threads].units);
+    if (!found) return;
   }
 }
 
@@ -165,7 +182,11 @@ void polar_linear(polar_context *context, const polar_linear_args *args) {
     .row_blocks = row_blocks,
     .panels = polar_panels(args->weight.outputs),
   };
-  job.share = row_blocks * job.panels * 3 / (4 * context->threads);
-  atomic_init(&job.next, job.share * context->threads);
+  // A unit takes 32 products per activation: a piece should be worth more than the taking of it.
+  const int64_t worthwhile = 32768, activations = row_block * args->weight.inputs;
+  job.piece = activations < worthwhile ? worthwhile / activations : 1;
+  const uint64_t units = (uint64_t)(row_blocks * job.panels), threads = (uint64_t)context->threads;
+  for (uint64_t i = 0; i < threads; i++)
+    atomic_store(&context->scratch[i].units, units_from(units * i / threads, units * (i + 1) / threads));
   polar_context_run(context, run_linear, &job);
 }
