@@ -3,6 +3,7 @@
 #define POLAR_CONTEXT_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include "kernels.h"
 
 typedef struct polar_pool polar_pool;
@@ -15,6 +16,9 @@ void polar_pool_destroy(polar_pool *pool);
 // Calls `function` once for every part 0 ..< threads, on whichever thread is free first, and returns when all are done. One
 // caller at a time. Does not allocate.
 void polar_pool_run(polar_pool *pool, polar_pool_function function, void *context);
+// Waits until `count` is zero; what was written before it became so is seen afterwards. Meant for what threads in the middle
+// of a part bring about: it spins, then yields.
+void polar_pool_await(atomic_int *count);
 // Processor time that the pool's threads have used, the caller excluded.
 double polar_pool_worker_seconds(polar_pool *pool);
 
@@ -28,6 +32,9 @@ typedef struct {
   const float *source[POLAR_SPAN_ROWS];
   float *target[POLAR_SPAN_ROWS];
   _Atomic uint64_t units __attribute__((aligned(64)));  // what is left of the thread's part of a linear layer
+  // Of the row block that lies in `linear`, where threads prepare it together: the first part that nobody has begun, and
+  // how many are not done.
+  atomic_int next_part __attribute__((aligned(64))), unprepared;
   uint8_t linear[POLAR_LINEAR_SCRATCH] __attribute__((aligned(64)));
 } __attribute__((aligned(64))) polar_scratch;
 

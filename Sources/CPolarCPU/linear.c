@@ -9,6 +9,7 @@ typedef struct {
   polar_scratch *scratch;
   int64_t row_block, row_blocks, panels;
   int64_t piece;  // units that a thread takes at a time
+  int shared;     // 1 when threads prepare row blocks together, block b in the scratch of thread b
 } linear_job;
 
 // An odd number of cache lines, so that the rows of a tile do not compete for the same sets of a cache.
@@ -82,35 +83,73 @@ static void linear_int(
   }
 }
 
-static void prepare(const linear_job *job, int64_t row_low, int64_t row_high, uint8_t *scratch) {
+// How a row block's activations are cut into parts that are prepared one by one: sets of rows, times ranges of inputs.
+typedef struct {
+  int64_t sets, ranges;
+  int64_t width;  // inputs of a range; the last one may be shorter
+} activation_parts;
+
+static activation_parts parts_of(const linear_job *job, int64_t rows) {
+  // Whole steps of every quantiser, and about a microsecond's work.
+  const int64_t step = 16 * POLAR_GROUP, worthwhile = 8192;
+  const int quantised = job->args->weight.format != POLAR_WEIGHT_BF16;
+  if (!quantised && !job->kernels->prepare) return (activation_parts){0};
+  activation_parts parts = {.sets = quantised ? sets_of(job->kernels->ints, rows) : rows};
+  parts.width = (worthwhile * parts.sets / rows + step - 1) / step * step;
+  parts.ranges = (job->args->weight.inputs + parts.width - 1) / parts.width;
+  return parts;
+}
+
+// Prepares a part of `rows` rows from `row` on; scratch is where their block begins.
+static void prepare(
+  const linear_job *job, int64_t row, int64_t rows, const activation_parts *parts, int64_t part, uint8_t *scratch
+) {
   const polar_linear_args *args = job->args;
-  const int64_t inputs = args->weight.inputs, rows = row_high - row_low, bytes = scratch_row_bytes(job->kernels, args);
-  const float *x = args->x + row_low * args->x_stride;
+  const int64_t set = part / parts->ranges, low = part % parts->ranges * parts->width;
+  const int64_t first = set_begin(rows, parts->sets, set), size = set_begin(rows, parts->sets, set + 1) - first;
+  const int64_t left = args->weight.inputs - low, count = left < parts->width ? left : parts->width;
+  const float *x = args->x + (row + first) * args->x_stride + low;
+  scratch += first * scratch_row_bytes(job->kernels, args);
   if (args->weight.format == POLAR_WEIGHT_BF16) {
-    if (!job->kernels->prepare) return;
-    for (int64_t r = 0; r < rows; r++)
-      job->kernels->prepare((uint16_t *)(scratch + r * bytes), x + r * args->x_stride, inputs);
+    job->kernels->prepare((uint16_t *)scratch + low, x, count);
     return;
   }
-  const int64_t sets = sets_of(job->kernels->ints, rows);
-  for (int64_t set = 0; set < sets; set++) {
-    const int64_t first = set_begin(rows, sets, set), size = set_begin(rows, sets, set + 1) - first;
-    for (int64_t r = 0; r < size; r++)
-      job->kernels->ints->quantize(
-        x + (first + r) * args->x_stride, inputs, args->weight.format, scratch + first * bytes, size, r);
+  scratch += low / POLAR_GROUP * polar_row_group_bytes(size);
+  for (int64_t r = 0; r < size; r++)
+    job->kernels->ints->quantize(x + r * args->x_stride, count, args->weight.format, scratch, size, r);
+}
+
+// The prepared activations of a row block. `own` is the block that the thread has prepared for itself.
+static const uint8_t *prepared(const linear_job *job, int64_t block, int64_t row, int64_t rows, int thread, int64_t *own) {
+  polar_scratch *scratch = job->scratch + (job->shared ? block : thread);
+  if (job->shared ? atomic_load_explicit(&scratch->unprepared, memory_order_acquire) == 0 : block == *own)
+    return scratch->linear;
+  const activation_parts parts = parts_of(job, rows);
+  const int64_t count = parts.sets * parts.ranges;
+  if (job->shared) {
+    for (;;) {
+      const int64_t part = atomic_fetch_add(&scratch->next_part, 1);
+      if (part >= count) break;
+      prepare(job, row, rows, &parts, part, scratch->linear);
+      atomic_fetch_sub_explicit(&scratch->unprepared, 1, memory_order_release);
+    }
+    polar_pool_await(&scratch->unprepared);
+  } else {
+    for (int64_t part = 0; part < count; part++) prepare(job, row, rows, &parts, part, scratch->linear);
+    *own = block;
   }
+  return scratch->linear;
 }
 
 // Units are (row block, panel), row block by row block.
-static void run_units(const linear_job *job, int64_t unit, int64_t end, uint8_t *scratch, int64_t *prepared) {
+static void run_units(const linear_job *job, int64_t unit, int64_t end, int thread, int64_t *own) {
   const polar_linear_args *args = job->args;
   while (unit < end) {
     const int64_t block = unit / job->panels, panel = unit % job->panels;
     const int64_t last = panel + (end - unit) < job->panels ? panel + (end - unit) : job->panels;
     const int64_t row = block * job->row_block;
     const int64_t row_end = row + job->row_block < args->rows ? row + job->row_block : args->rows;
-    if (block != *prepared) prepare(job, row, row_end, scratch);
-    *prepared = block;
+    const uint8_t *scratch = prepared(job, block, row, row_end - row, thread, own);
     if (args->weight.format == POLAR_WEIGHT_BF16) {
       job->kernels->linear(
         args, row, row_end, panel, last, (const uint16_t *)scratch, scratch_row_bytes(job->kernels, args) / 2);
@@ -152,10 +191,10 @@ static int steal(_Atomic uint64_t *own, _Atomic uint64_t *other) {
 static void run_linear(void *argument, int thread, int threads) {
   linear_job *job = argument;
   polar_scratch *scratch = job->scratch + thread;
-  int64_t prepared = -1, low, high;
+  int64_t own = -1, low, high;
   for (;;) {
     while (take(&scratch->units, (uint64_t)job->piece, &low, &high))
-      run_units(job, low, high, scratch->linear, &prepared);
+      run_units(job, low, high, thread, &own);
     // Cores of a shared machine are not equally fast: who is done helps the others.
     int found = 0;
     for (int i = 1; i < threads && !found; i++)
@@ -185,8 +224,20 @@ void polar_linear(polar_context *context, const polar_linear_args *args) {
   // A unit takes 32 products per activation: a piece should be worth more than the taking of it.
   const int64_t worthwhile = 32768, activations = row_block * args->weight.inputs;
   job.piece = activations < worthwhile ? worthwhile / activations : 1;
-  const uint64_t units = (uint64_t)(row_blocks * job.panels), threads = (uint64_t)context->threads;
-  for (uint64_t i = 0; i < threads; i++)
-    atomic_store(&context->scratch[i].units, units_from(units * i / threads, units * (i + 1) / threads));
-  polar_context_run(context, run_linear, &job);
+  // Few activations are prepared by each thread sooner than fetched from another.
+  const int64_t threads = context->threads, few = 16384;
+  job.shared = threads > 1 && row_blocks <= threads && activations >= few;
+  pthread_mutex_lock(&context->lock);
+  for (int64_t block = 0; job.shared && block < row_blocks; block++) {
+    const int64_t left = args->rows - block * row_block;
+    const activation_parts parts = parts_of(&job, left < row_block ? left : row_block);
+    atomic_store_explicit(&context->scratch[block].next_part, 0, memory_order_relaxed);
+    atomic_store_explicit(&context->scratch[block].unprepared, (int)(parts.sets * parts.ranges), memory_order_relaxed);
+  }
+  const uint64_t units = (uint64_t)(row_blocks * job.panels);
+  for (uint64_t i = 0; i < (uint64_t)threads; i++)
+    atomic_store(
+      &context->scratch[i].units, units_from(units * i / (uint64_t)threads, units * (i + 1) / (uint64_t)threads));
+  polar_pool_run(context->pool, run_linear, &job);
+  pthread_mutex_unlock(&context->lock);
 }

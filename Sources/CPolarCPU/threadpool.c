@@ -110,6 +110,19 @@ static void publish(polar_pool *pool) {
   }
 }
 
+void polar_pool_await(atomic_int *count) {
+  int64_t end = 0;
+  for (;;) {
+    for (int i = 0; i < 64; i++) {
+      if (atomic_load_explicit(count, memory_order_acquire) == 0) return;
+      relax();
+    }
+    int64_t now = nanoseconds(CLOCK_MONOTONIC);
+    if (end == 0) end = now + spin_nanoseconds;
+    if (now >= end) sched_yield();
+  }
+}
+
 void polar_pool_run(polar_pool *pool, polar_pool_function function, void *context) {
   if (pool->threads == 1) {
     function(context, 0, 1);
@@ -120,16 +133,7 @@ void polar_pool_run(polar_pool *pool, polar_pool_function function, void *contex
   atomic_store_explicit(&pool->remaining, pool->threads, memory_order_relaxed);
   publish(pool);
   take_parts(pool, atomic_load_explicit(&pool->run, memory_order_relaxed), 0);
-  int64_t end = 0;
-  for (;;) {
-    for (int i = 0; i < 64; i++) {
-      if (atomic_load_explicit(&pool->remaining, memory_order_acquire) == 0) return;
-      relax();
-    }
-    int64_t now = nanoseconds(CLOCK_MONOTONIC);
-    if (end == 0) end = now + spin_nanoseconds;
-    if (now >= end) sched_yield();
-  }
+  polar_pool_await(&pool->remaining);
 }
 
 double polar_pool_worker_seconds(polar_pool *pool) {
