@@ -51,10 +51,14 @@ static void run_rows(void *argument, int thread, int threads) {
   job->kernel(job->args, rows * thread / threads, rows * (thread + 1) / threads);
 }
 
-void polar_run_rows(polar_context *context, polar_row_kernel kernel, const polar_row_args *args, int64_t work) {
+int polar_shared(const polar_context *context, int64_t rows, int64_t work) {
   // Waking the threads costs a few microseconds, about what this many elements take.
   const int64_t worthwhile = 32768;
-  if (args->rows < 2 || work < worthwhile || context->threads == 1) {
+  return rows > 1 && work >= worthwhile && context->threads > 1;
+}
+
+void polar_run_rows(polar_context *context, polar_row_kernel kernel, const polar_row_args *args, int64_t work) {
+  if (!polar_shared(context, args->rows, work)) {
     kernel(args, 0, args->rows);
     return;
   }

@@ -55,7 +55,9 @@ void polar_plan_destroy(polar_plan *plan, int threads);
 
 // Runs with the context's threads held by this caller alone.
 void polar_context_run(polar_context *context, polar_pool_function function, void *argument);
-// Runs a row kernel, on all threads when the work (about one unit per element) is worth it.
+// Whether an op on rows is worth all threads; `work` is about one unit per element.
+int polar_shared(const polar_context *context, int64_t rows, int64_t work);
+// Runs a row kernel, on all threads when that is worth it.
 void polar_run_rows(polar_context *context, polar_row_kernel kernel, const polar_row_args *args, int64_t work);
 
 #endif

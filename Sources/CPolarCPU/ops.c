@@ -31,10 +31,6 @@ void polar_add(polar_context *context, const polar_row_args *args) {
   polar_run_rows(context, context->kernels->add, args, args->rows * args->columns);
 }
 
-void polar_rotary(polar_context *context, const polar_row_args *args) {
-  polar_run_rows(context, context->kernels->rotary, args, 2 * args->rows * args->heads * args->head_dim);
-}
-
 void polar_head_rms_norm(polar_context *context, const polar_row_args *args) {
   polar_run_rows(context, context->kernels->head_rms_norm, args, args->rows * args->heads * args->head_dim);
 }
@@ -69,26 +65,6 @@ static void gather_rows(const polar_row_args *args, int64_t low, int64_t high) {
 
 void polar_gather_rows(polar_context *context, const polar_row_args *args) {
   polar_run_rows(context, gather_rows, args, args->rows * args->columns);
-}
-
-// Key, value and slots travel as a, b and indices; `out` is the start of the cache, `columns` its pages.
-static void store_kv(const polar_row_args *args, int64_t low, int64_t high) {
-  const int64_t head_dim = args->head_dim, pages = args->columns;
-  uint16_t *blocks = (uint16_t *)args->out;
-  for (int64_t row = low; row < high; row++) {
-    const int64_t page = args->indices[row] / POLAR_PAGE, token = args->indices[row] % POLAR_PAGE;
-    for (int64_t head = 0; head < args->heads; head++) {
-      uint16_t *k = blocks + (head * pages + page) * 2 * POLAR_PAGE * head_dim;
-      uint16_t *v = k + POLAR_PAGE * head_dim + token / 2 * 2 * head_dim + token % 2;
-      const float *key = args->a + row * args->a_stride + head * head_dim;
-      const float *value = args->b + row * args->b_stride + head * head_dim;
-      for (int64_t d = 0; d < head_dim; d += 2) {
-        k[d * POLAR_PAGE + token * 2] = polar_bf16(key[d]);
-        k[d * POLAR_PAGE + token * 2 + 1] = polar_bf16(key[d + 1]);
-      }
-      for (int64_t d = 0; d < head_dim; d++) v[d * 2] = polar_bf16(value[d]);
-    }
-  }
 }
 
 // The scale of a vector; its codes go to `out`, element d to d / 4 * stride + d % 4 * step.
@@ -129,24 +105,75 @@ static void store_kv_int8(const polar_row_args *args, int64_t low, int64_t high)
   }
 }
 
-void polar_store_kv(
-  polar_context *context, const polar_kv *kv, const float *key, int64_t key_stride, const float *value,
-  int64_t value_stride, const int32_t *slots, int64_t rows
-) {
-  polar_row_args args = {
+static polar_row_kernel storing(const polar_context *context, const polar_kv *kv) {
+  return kv->type == POLAR_KV_INT8 ? store_kv_int8 : context->kernels->store_kv;
+}
+
+// Key, value and slots travel as a, b and indices; `out` is the start of the cache, `columns` its pages.
+static polar_row_args stored_rows(const polar_kv *kv, const int32_t *slots, int64_t rows) {
+  return (polar_row_args){
     .out = (float *)(void *)kv->blocks,
-    .a = key,
-    .a_stride = key_stride,
-    .b = value,
-    .b_stride = value_stride,
     .indices = slots,
     .rows = rows,
     .columns = kv->pages,
     .heads = kv->kv_heads,
     .head_dim = kv->head_dim,
   };
-  polar_run_rows(
-    context, kv->type == POLAR_KV_INT8 ? store_kv_int8 : store_kv, &args, 4 * rows * kv->kv_heads * kv->head_dim);
+}
+
+void polar_store_kv(
+  polar_context *context, const polar_kv *kv, const float *key, int64_t key_stride, const float *value,
+  int64_t value_stride, const int32_t *slots, int64_t rows
+) {
+  polar_row_args args = stored_rows(kv, slots, rows);
+  args.a = key;
+  args.a_stride = key_stride;
+  args.b = value;
+  args.b_stride = value_stride;
+  polar_run_rows(context, storing(context, kv), &args, 4 * rows * kv->kv_heads * kv->head_dim);
+}
+
+typedef struct {
+  polar_row_kernel rotate, store;
+  polar_row_args rotated, stored;
+} rotary_job;
+
+static void rotate_and_store(const rotary_job *job, int64_t low, int64_t high) {
+  for (int64_t row = low; row < high; row++) {
+    job->rotate(&job->rotated, row, row + 1);
+    job->store(&job->stored, row, row + 1);
+  }
+}
+
+static void run_rotary(void *argument, int thread, int threads) {
+  const rotary_job *job = argument;
+  const int64_t rows = job->rotated.rows;
+  rotate_and_store(job, rows * thread / threads, rows * (thread + 1) / threads);
+}
+
+void polar_rotary_store_kv(polar_context *context, const polar_rotary_args *args) {
+  const int64_t head_dim = args->kv.head_dim, queries = args->heads * head_dim, keys = args->kv.kv_heads * head_dim;
+  rotary_job job = {
+    .rotate = context->kernels->rotary,
+    .store = storing(context, &args->kv),
+    .rotated = {
+      .out = args->x,
+      .out_stride = args->x_stride,
+      .indices = args->positions,
+      .weight = args->inverse_frequencies,
+      .rows = args->rows,
+      .heads = args->heads + args->kv.kv_heads,
+      .head_dim = head_dim,
+    },
+    .stored = stored_rows(&args->kv, args->slots, args->rows),
+  };
+  job.stored.a = args->x + queries;
+  job.stored.b = args->x + queries + keys;
+  job.stored.a_stride = job.stored.b_stride = args->x_stride;
+  if (polar_shared(context, args->rows, args->rows * (2 * queries + 4 * keys)))
+    polar_context_run(context, run_rotary, &job);
+  else
+    rotate_and_store(&job, 0, args->rows);
 }
 
 // NaN ranks below every number.

@@ -167,6 +167,33 @@ static void FN(rotary)(const polar_row_args *args, int64_t low, int64_t high) {
   }
 }
 
+// Key, value and slots travel as a, b and indices; `out` is the start of a bf16 cache, `columns` its pages.
+static void FN(store_kv)(const polar_row_args *args, int64_t low, int64_t high) {
+  enum { chunk = 64 };
+  const int64_t head_dim = args->head_dim, pages = args->columns;
+  uint16_t *blocks = (uint16_t *)args->out;
+  for (int64_t row = low; row < high; row++) {
+    const int64_t page = args->indices[row] / POLAR_PAGE, token = args->indices[row] % POLAR_PAGE;
+    for (int64_t head = 0; head < args->heads; head++) {
+      uint16_t *k = blocks + (head * pages + page) * 2 * POLAR_PAGE * head_dim;
+      uint16_t *v = k + POLAR_PAGE * head_dim + token / 2 * 2 * head_dim + token % 2;
+      const float *key = args->a + row * args->a_stride + head * head_dim;
+      const float *value = args->b + row * args->b_stride + head * head_dim;
+      for (int64_t d0 = 0; d0 < head_dim; d0 += chunk) {
+        const int64_t n = head_dim - d0 < chunk ? head_dim - d0 : chunk;
+        // Rounded first: a loop of its own is a loop of vectors.
+        uint16_t keys[chunk], values[chunk];
+        for (int64_t d = 0; d < n; d++) keys[d] = polar_bf16(key[d0 + d]);
+        for (int64_t d = 0; d < n; d++) values[d] = polar_bf16(value[d0 + d]);
+        for (int64_t d = 0; d < n; d += 2)
+          __builtin_memcpy(k + (d0 + d) * POLAR_PAGE + token * 2, keys + d, 4);
+        // The other token of the pair may be written by another thread.
+        for (int64_t d = 0; d < n; d++) v[(d0 + d) * 2] = values[d];
+      }
+    }
+  }
+}
+
 static void FN(head_rms_norm)(const polar_row_args *args, int64_t low, int64_t high) {
   const int64_t n = args->head_dim;
   for (int64_t row = low; row < high; row++)

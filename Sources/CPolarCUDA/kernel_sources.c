@@ -42,6 +42,9 @@ static const char attention_decode_cuh[] = {
 static const char attention_prefill_cuh[] = {
 #embed "kernels/attention_prefill.cuh"
     , 0};
+static const char rotary_cuh[] = {
+#embed "kernels/rotary.cuh"
+    , 0};
 static const char attention_cu[] = {
 #embed "kernels/attention.cu"
     , 0};
@@ -81,6 +84,7 @@ static const struct {
     {"ridge.cuh", ridge_cuh},
     {"attention_decode.cuh", attention_decode_cuh},
     {"attention_prefill.cuh", attention_prefill_cuh},
+    {"rotary.cuh", rotary_cuh},
     {"attention.cu", attention_cu},
     {"dense.cu", dense_cu},
     {"linear.cu", linear_cu},

@@ -19,8 +19,8 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
       case .linear: "linear layers"
       case .attention: "attention"
       case .routing: "routing"
-      case .norms: "norms, rotary, activations"
-      case .other: "embedding, K/V store, copies"
+      case .norms: "norms, rotary with K/V store, activations"
+      case .other: "embedding, copies"
       }
     }
   }
@@ -127,13 +127,12 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
   public func relu(_ x: Tensor) { time(.norms) { base.relu(x) } }
   public func gelu(_ x: Tensor) { time(.norms) { base.gelu(x) } }
   public func add(_ x: Tensor, _ y: Tensor) { time(.norms) { base.add(x, y) } }
-  public func rotary(
-    _ x: Tensor, positions: Tensor, inverseFrequencies: Tensor, heads: Int, headDim: Int
+  public func rotaryStoreKV(
+    _ kv: KVLayer, _ x: Tensor, heads: Int, positions: Tensor, inverseFrequencies: Tensor, slots: Tensor
   ) {
     time(.norms) {
-      base.rotary(
-        x, positions: positions, inverseFrequencies: inverseFrequencies, heads: heads,
-        headDim: headDim)
+      base.rotaryStoreKV(
+        kv, x, heads: heads, positions: positions, inverseFrequencies: inverseFrequencies, slots: slots)
     }
   }
   public func storeKV(_ kv: KVLayer, key: Tensor, value: Tensor, slots: Tensor) {

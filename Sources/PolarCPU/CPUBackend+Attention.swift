@@ -5,15 +5,19 @@ internal import CPolarCPU
 public import PolarCore
 
 extension CPUBackend {
-  public func rotary(
-    _ x: Tensor, positions: Tensor, inverseFrequencies: Tensor, heads: Int, headDim: Int
+  public func rotaryStoreKV(
+    _ kv: KVLayer, _ x: Tensor, heads: Int, positions: Tensor, inverseFrequencies: Tensor, slots: Tensor
   ) {
-    var args = rowArguments(x, x)
-    args.indices = UnsafePointer(positions.integers)
-    args.weight = UnsafePointer(inverseFrequencies.floats)
-    args.heads = Int64(heads)
-    args.head_dim = Int64(headDim)
-    polar_rotary(context, &args)
+    var args = polar_rotary_args()
+    args.kv = Self.cache(kv)
+    args.x = x.floats
+    args.x_stride = x.stride
+    args.rows = Int64(x.rows)
+    args.heads = Int32(heads)
+    args.positions = UnsafePointer(positions.integers)
+    args.slots = UnsafePointer(slots.integers)
+    args.inverse_frequencies = UnsafePointer(inverseFrequencies.floats)
+    polar_rotary_store_kv(context, &args)
   }
 
   public func storeKV(_ kv: KVLayer, key: Tensor, value: Tensor, slots: Tensor) {

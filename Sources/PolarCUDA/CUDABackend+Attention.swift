@@ -6,14 +6,16 @@ public import PolarCore
 import Synchronization
 
 extension CUDABackend {
-  public func rotary(
-    _ x: Tensor, positions: Tensor, inverseFrequencies: Tensor, heads: Int, headDim: Int
+  public func rotaryStoreKV(
+    _ kv: KVLayer, _ x: Tensor, heads: Int, positions: Tensor, inverseFrequencies: Tensor, slots: Tensor
   ) {
+    guard hasAttention(headDim: kv.headDim) else { return }
     launch(
-      .rotary, LaunchGeometry(grid: x.rows, block: rowThreads),
-      PolarRotaryArgs(
-        x: x.device, positions: positions.device, inverse_frequencies: inverseFrequencies.device,
-        heads: Int32(heads), head_dim: Int32(headDim), x_stride: x.stride, reserved: 0), op: "rotary")
+      .rotaryStoreKV, headDim: kv.headDim, LaunchGeometry(grid: slots.count, kv.kvHeads, block: 64),
+      PolarRotaryStoreKVArgs(
+        kv: kv.address.device, x: x.device, positions: positions.device,
+        inverse_frequencies: inverseFrequencies.device, slots: slots.device, heads: Int32(heads),
+        kv_heads: Int32(kv.kvHeads), x_stride: x.stride, reserved: 0), op: "rotaryStoreKV")
   }
 
   public func storeKV(_ kv: KVLayer, key: Tensor, value: Tensor, slots: Tensor) {

@@ -5,6 +5,7 @@ package enum Kernel: String, CaseIterable, Sendable {
   case attentionCombine = "polar_attention_combine"
   case attentionPrefill = "polar_attention_prefill"
   case storeKV = "polar_store_kv"
+  case rotaryStoreKV = "polar_rotary_store_kv"
   case embed = "polar_embed"
   case gatherRows = "polar_gather_rows"
   case rmsNorm = "polar_rms_norm"
@@ -15,7 +16,6 @@ package enum Kernel: String, CaseIterable, Sendable {
   case siluMul = "polar_silu_mul"
   case reluMul = "polar_relu_mul"
   case convert = "polar_convert"
-  case rotary = "polar_rotary"
   case linear8 = "polar_linear_8"
   case linear16 = "polar_linear_16"
   case linear32 = "polar_linear_32"
@@ -71,9 +71,9 @@ package enum Kernel: String, CaseIterable, Sendable {
   /// The source file, without its ending, that the kernel is in.
   package var file: String {
     switch self {
-    case .attentionPlan, .attentionDecode, .attentionCombine, .attentionPrefill, .storeKV: "attention"
-    case .embed, .gatherRows, .rmsNorm, .layerNorm, .add, .relu, .gelu, .siluMul, .reluMul, .convert,
-      .rotary:
+    case .attentionPlan, .attentionDecode, .attentionCombine, .attentionPrefill, .storeKV, .rotaryStoreKV:
+      "attention"
+    case .embed, .gatherRows, .rmsNorm, .layerNorm, .add, .relu, .gelu, .siluMul, .reluMul, .convert:
       "dense"
     case .linear8, .linear16, .linear32, .linear64, .reduce: "linear"
     case .selectiveUp8, .selectiveUp16, .selectiveUp32, .selectiveUp64, .selectiveUpGated8,

@@ -87,10 +87,19 @@ public protocol Backend: AnyObject, Sendable {
 
   // MARK: Attention
 
-  /// Rotary embedding in place on `heads` vectors of `headDim` in each row of `x` `[rows, >= heads * headDim]`
-  /// (half-split pairing `(j, j + headDim / 2)`, as Hugging Face stores weights):
-  /// angle = positions[row] * inverseFrequencies[j]; inverseFrequencies f32 `[headDim / 2]`.
-  func rotary(_ x: Tensor, positions: Tensor, inverseFrequencies: Tensor, heads: Int, headDim: Int)
+  /// Rotary embedding of queries and keys (half-split pairing `(j, j + headDim / 2)`, as Hugging Face stores weights), and
+  /// of keys and values to their slots in the cache, as ``storeKV(_:key:value:slots:)`` writes them.
+  ///
+  /// A vector's pair j turns by `positions[row] * inverseFrequencies[j]`. Queries are rotated in place; the keys' columns
+  /// are undefined afterwards.
+  /// - Parameters:
+  ///   - x: f32 `[rows, (heads + 2 * kv.kvHeads) * headDim]`: queries, keys, values side by side.
+  ///   - heads: heads of the queries, a multiple of `kv.kvHeads`.
+  ///   - positions: i32 `[rows]`.
+  ///   - inverseFrequencies: f32 `[headDim / 2]`.
+  ///   - slots: i32 `[rows]`.
+  func rotaryStoreKV(
+    _ kv: KVLayer, _ x: Tensor, heads: Int, positions: Tensor, inverseFrequencies: Tensor, slots: Tensor)
   /// Writes `key` and `value` (f32 `[rows, kvHeads * headDim]`) to their slots in the cache.
   func storeKV(_ kv: KVLayer, key: Tensor, value: Tensor, slots: Tensor)
   /// Causal attention of every row over its sequence's cached K and V up to and including its own position.

@@ -5,18 +5,48 @@ extension ConformanceRun {
 
   /// Rotary embedding and the cache layout.
   func checkCache() {
-    for (rows, heads, headDim) in [(1, 1, 2), (3, 3, 6), (5, 2, 48), (8, 9, 64), (13, 1, 128)] {
-      compareRows("rotary \(rows) x \(heads) heads of \(headDim)", rows: rows, Tolerance.rotary, floor: 1) {
+    for (rows, kvHeads, group, headDim) in [
+      (1, 1, 1, 2), (3, 1, 3, 6), (5, 2, 1, 48), (8, 3, 3, 64), (13, 1, 4, 128), (70, 8, 2, 16),
+    ] {
+      let heads = kvHeads * group
+      let name = "rotaryStoreKV \(rows) x \(heads)/\(kvHeads) heads of \(headDim)"
+      let pages = (rows + 15) / 16 + 2
+      let frequencies = HostTensor<Float>((0..<headDim / 2).map { 1 / (1 + Float($0 * $0)) })
+      func positions(_ generator: inout SplitMix64) -> [Int32] {
+        [0] + (1..<rows).map { _ in Int32.random(in: 0..<1100, using: &generator) }
+      }
+      compareRows(name, rows: rows, Tolerance.rotary, floor: 1) {
         (pool, generator, part) throws(PolarError) in
-        // Columns behind the heads stay as they are.
-        let x = try pool.tensor(generator.matrix(rows, heads * headDim + 6).rows(part), gap: 1)
-        var positions = (0..<rows).map { _ in Int32.random(in: 0..<1100, using: &generator) }
-        positions[0] = 0
-        let frequencies = HostTensor<Float>((0..<headDim / 2).map { 1 / (1 + Float($0 * $0)) })
-        pool.backend.rotary(
-          x, positions: try pool.tensor(HostTensor(Array(positions[part]))),
-          inverseFrequencies: try pool.tensor(frequencies), heads: heads, headDim: headDim)
-        return pool.read(x)
+        let x = try pool.tensor(generator.matrix(rows, (heads + 2 * kvHeads) * headDim).rows(part), gap: 1)
+        let slots = (0..<Int32(pages * 16)).shuffled(using: &generator).prefix(rows)
+        pool.backend.rotaryStoreKV(
+          try pool.cache(pages: pages, kvHeads: kvHeads, headDim: headDim), x, heads: heads,
+          positions: try pool.tensor(HostTensor(Array(positions(&generator)[part]))),
+          inverseFrequencies: try pool.tensor(frequencies),
+          slots: try pool.tensor(HostTensor(Array(slots[part]))))
+        return pool.read(x.columns(0..<heads * headDim))
+      }
+      // What is stored is what the ops on their own make of it: keys rotate as queries do.
+      requireEqual(name + ": cache") { (pool, generator) throws(PolarError) in
+        let query = generator.matrix(rows, heads * headDim)
+        let key = generator.matrix(rows, kvHeads * headDim)
+        let value = generator.matrix(rows, kvHeads * headDim)
+        let slots = try pool.tensor(
+          HostTensor(Array((0..<Int32(pages * 16)).shuffled(using: &generator).prefix(rows))))
+        let positions = try pool.tensor(HostTensor(positions(&generator)))
+        let frequencies = try pool.tensor(frequencies)
+        func rotated(_ query: HostTensor<Float>, heads: Int, _ kv: KVLayer) throws(PolarError) -> Tensor {
+          let x = try pool.tensor(query.stackedColumns(key).stackedColumns(value))
+          pool.backend.rotaryStoreKV(
+            kv, x, heads: heads, positions: positions, inverseFrequencies: frequencies, slots: slots)
+          return x
+        }
+        let got = try pool.cache(pages: pages, kvHeads: kvHeads, headDim: headDim)
+        let want = try pool.cache(pages: pages, kvHeads: kvHeads, headDim: headDim)
+        _ = try rotated(query, heads: heads, got)
+        let keys = try rotated(key, heads: kvHeads, want).columns(0..<kvHeads * headDim)
+        pool.backend.storeKV(want, key: keys, value: try pool.tensor(value), slots: slots)
+        return (pool.read(got), pool.read(want))
       }
     }
     for (kvHeads, headDim, rows) in [(1, 2, 1), (3, 6, 17), (2, 64, 33), (8, 16, 5)] {

@@ -5,15 +5,16 @@ import Foundation
 public import PolarCore
 
 extension ReferenceBackend {
-  public func rotary(
-    _ x: Tensor, positions: Tensor, inverseFrequencies: Tensor, heads: Int, headDim: Int
+  public func rotaryStoreKV(
+    _ kv: KVLayer, _ x: Tensor, heads: Int, positions: Tensor, inverseFrequencies: Tensor, slots: Tensor
   ) {
+    let headDim = kv.headDim
     let half = headDim / 2
     for i in 0..<x.rows {
       for j in 0..<half {
         // The product is rounded to f32, as Hugging Face transformers rounds it.
         let angle = Double(Float(positions.i32(0)[i]) * inverseFrequencies.f32(0)[j])
-        for h in 0..<heads {
+        for h in 0..<heads + kv.kvHeads {
           let vector = x.f32(i) + h * headDim
           let a = Double(vector[j])
           let b = Double(vector[j + half])
@@ -22,6 +23,10 @@ extension ReferenceBackend {
         }
       }
     }
+    let values = (heads + kv.kvHeads) * headDim
+    storeKV(
+      kv, key: x.columns(heads * headDim..<values),
+      value: x.columns(values..<values + kv.kvHeads * headDim), slots: slots)
   }
 
   public func storeKV(_ kv: KVLayer, key: Tensor, value: Tensor, slots: Tensor) {

@@ -7,6 +7,7 @@ namespace {
 
 #include "../../Sources/CPolarCUDA/kernels/attention_decode.cuh"
 #include "../../Sources/CPolarCUDA/kernels/attention_prefill.cuh"
+#include "../../Sources/CPolarCUDA/kernels/rotary.cuh"
 
 #include "attention_dims.h"
 

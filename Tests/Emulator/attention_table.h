@@ -8,6 +8,7 @@ constexpr emulator::Kernel table[] = {
     POLAR_ENTRY(polar_attention_combine, PolarAttentionCombineArgs)
     POLAR_ENTRY(polar_attention_prefill, PolarAttentionPrefillArgs)
     POLAR_ENTRY(polar_store_kv, PolarStoreKVArgs)
+    POLAR_ENTRY(polar_rotary_store_kv, PolarRotaryStoreKVArgs)
 };
 const emulator::Registration registration(table);
 #undef POLAR_ENTRY

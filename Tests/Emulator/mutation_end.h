@@ -3,6 +3,7 @@ namespace {
 
 #include "../../Sources/CPolarCUDA/kernels/attention_decode.cuh"
 #include "../../Sources/CPolarCUDA/kernels/attention_prefill.cuh"
+#include "../../Sources/CPolarCUDA/kernels/rotary.cuh"
 namespace d64 {
 #define POLAR_HEAD_DIM 64
 #include "attention_table.h"

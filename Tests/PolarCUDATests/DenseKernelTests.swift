@@ -139,23 +139,40 @@ import Testing
     #expect(gathered.host.rows([2]).values.allSatisfy { $0 == 0 } && gathered.isIntact)
   }
 
-  @Test(arguments: [(1, 2), (3, 48), (9, 64), (2, 128)]) func rotary(heads: Int, headDim: Int) throws {
+  /// Padding rows and positions far away.
+  @Test(arguments: [(1, 1, 2), (3, 1, 48), (9, 3, 64), (2, 2, 128)])
+  func rotaryStoreKV(heads: Int, kvHeads: Int, headDim: Int) throws {
     var generator = SplitMix64(seed: UInt64(headDim))
     let positions: [Int32] = [0, 1, 77, 1099, -1, 100_000]
-    let x = generator.matrix(positions.count, heads * headDim + 6)
+    let slots: [Int32] = [17, 3, 4, 31, -1, 0]
+    let x = generator.matrix(positions.count, (heads + 2 * kvHeads) * headDim)
     let frequencies = HostTensor<Float>((0..<headDim / 2).map { 1 / (1 + Float($0 * $0)) })
     let want = try pool.tensor(x)
-    // The reference has no padding rows: a rotation by position 0 leaves them as they are.
-    pool.backend.rotary(
-      want, positions: try pool.tensor(HostTensor(positions.map { max(0, $0) })),
-      inverseFrequencies: try pool.tensor(frequencies), heads: heads, headDim: headDim)
+    // The reference has no padding rows: a rotation by position 0 leaves the row as it is, and a page of its own takes it.
+    pool.backend.rotaryStoreKV(
+      try pool.cache(pages: 3, kvHeads: kvHeads, headDim: headDim), want, heads: heads,
+      positions: try pool.tensor(HostTensor(positions.map { max(0, $0) })),
+      inverseFrequencies: try pool.tensor(frequencies),
+      slots: try pool.tensor(HostTensor(slots.map { $0 < 0 ? 40 : $0 })))
     let got = KernelMatrix(x, gap: 1)
-    let (p, f) = (KernelBuffer(positions), KernelBuffer(frequencies.values))
-    var args = PolarRotaryArgs()
-    (args.x, args.positions, args.inverse_frequencies) = (got.address, p.address, f.address)
-    (args.heads, args.head_dim, args.x_stride) = (Int32(heads), Int32(headDim), got.stride32)
-    try rowKernel("polar_rotary", rows: positions.count, args)
-    #expect(worstError(got.host, pool.read(want), floor: 1) <= Tolerance.rotary)
+    let (p, s, f) = (KernelBuffer(positions), KernelBuffer(slots), KernelBuffer(frequencies.values))
+    let cache = KernelBuffer<UInt16>(count: 2 * 2 * kvHeads * 16 * headDim)
+    let before = cache.values
+    var args = PolarRotaryStoreKVArgs()
+    (args.kv, args.x, args.positions, args.slots) = (cache.address, got.address, p.address, s.address)
+    (args.inverse_frequencies, args.x_stride) = (f.address, got.stride32)
+    (args.heads, args.kv_heads) = (Int32(heads), Int32(kvHeads))
+    try kernels.launch(
+      "polar_rotary_store_kv", headDim: headDim, grid: (positions.count, kvHeads, 1), block: 64, args)
+    let queries = heads * headDim
+    let columns = pool.read(want).values.indices.filter { $0 % x.columns < queries }
+    let picked = { (matrix: HostTensor<Float>) in
+      HostTensor(columns.map { matrix.values[$0] }, rows: positions.count, columns: queries)
+    }
+    #expect(worstError(picked(got.host), picked(pool.read(want)), floor: 1) <= Tolerance.rotary)
     #expect(got.isIntact)
+    // Five rows were stored, each with K and V of every head; nothing else was written.
+    let written = zip(cache.values, before).count { $0 != $1 }
+    #expect(written == 5 * 2 * kvHeads * headDim)
   }
 }

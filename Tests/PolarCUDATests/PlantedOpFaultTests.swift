@@ -54,7 +54,8 @@ import Testing
   private static let otherKernels: [(kernel: Kernel, checks: String)] = [
     (.embed, "embed"), (.gatherRows, "gatherRows"), (.rmsNorm, "rmsNorm"), (.layerNorm, "layerNorm"),
     (.add, "add "), (.relu, "relu "), (.gelu, "gelu"), (.siluMul, "siluMul"), (.reluMul, "reluMul"),
-    (.rotary, "rotary"), (.linear8, "linear rows 3"), (.linear16, "linear rows 13, K 30"),
+    (.storeKV, "storeKV 2 heads of 64"), (.rotaryStoreKV, "rotaryStoreKV 8 x 9/3 heads of 64"),
+    (.linear8, "linear rows 3"), (.linear16, "linear rows 13, K 30"),
     (.linear32, "linear rows 64, K 30"), (.linear64, "linear rows 64, K 30"),
     (.reduce, "linear rows 9, K 1090"),
     (.selectiveUp8, "selectiveUp, 5 of 9"), (.selectiveUp16, "selectiveUp, 65 of 130"),
@@ -106,7 +107,7 @@ import Testing
     #expect(try tokens("idle thread") != [1])
   }
 
-  /// Every kernel has a planted fault that a test looks for: attention's and training's are elsewhere. The conversion for the
+  /// Every kernel has a planted fault that a test looks for: those of attention itself and of training are elsewhere. The conversion for the
   /// vendor's library does not run here.
   @Test func noKernelIsLeftOut() {
     let covered = Set((Self.special + Self.idle).map(\.kernel))

@@ -25,7 +25,8 @@ enum Fault: String, CaseIterable, Sendable {
   case leakyRelu = "relu"
   case tanhGelu = "gelu"
   case addSkipsLastColumn = "add "
-  case rotaryPairsNeighbours = "rotary"
+  case rotaryPairsNeighbours = "rotaryStoreKV"
+  case rotaryStoresQueries = "rotaryStoreKV 8 x 9/3 heads of 64: cache"
   case storeSwapsKeyAndValue = "storeKV"
   case storeTruncates = "storeKV: rounding"
   case prefillSeesNextKey = "prefill attention full, 4/2"
@@ -208,22 +209,32 @@ final class FaultyBackend: Backend {
     inner.add(x.columns(0..<end), y.columns(0..<end))
   }
 
-  func rotary(_ x: Tensor, positions: Tensor, inverseFrequencies: Tensor, heads: Int, headDim: Int) {
-    guard fault == .rotaryPairsNeighbours else {
-      return inner.rotary(
-        x, positions: positions, inverseFrequencies: inverseFrequencies, heads: heads, headDim: headDim)
-    }
-    for row in 0..<x.rows {
-      let vectors = pointer(x, row)
-      for h in 0..<heads {
-        for j in 0..<headDim / 2 {
-          let angle = Float(Int(positions.address.i32[row])) * float(inverseFrequencies, 0, j)
-          let pair = vectors + h * headDim + 2 * j
-          let (a, b) = (pair[0], pair[1])
-          pair[0] = a * cos(angle) - b * sin(angle)
-          pair[1] = b * cos(angle) + a * sin(angle)
+  func rotaryStoreKV(
+    _ kv: KVLayer, _ x: Tensor, heads: Int, positions: Tensor, inverseFrequencies: Tensor, slots: Tensor
+  ) {
+    let headDim = kv.headDim
+    let values = (heads + kv.kvHeads) * headDim
+    let key = x.columns(heads * headDim..<values)
+    let value = x.columns(values..<values + kv.kvHeads * headDim)
+    if fault == .rotaryPairsNeighbours {
+      for row in 0..<x.rows {
+        let vectors = pointer(x, row)
+        for h in 0..<heads + kv.kvHeads {
+          for j in 0..<headDim / 2 {
+            let angle = Float(Int(positions.address.i32[row])) * float(inverseFrequencies, 0, j)
+            let pair = vectors + h * headDim + 2 * j
+            let (a, b) = (pair[0], pair[1])
+            pair[0] = a * cos(angle) - b * sin(angle)
+            pair[1] = b * cos(angle) + a * sin(angle)
+          }
         }
       }
+      return inner.storeKV(kv, key: key, value: value, slots: slots)
+    }
+    inner.rotaryStoreKV(
+      kv, x, heads: heads, positions: positions, inverseFrequencies: inverseFrequencies, slots: slots)
+    if fault == .rotaryStoresQueries {
+      inner.storeKV(kv, key: x.columns(0..<key.columns), value: value, slots: slots)
     }
   }
   func storeKV(_ kv: KVLayer, key: Tensor, value: Tensor, slots: Tensor) {

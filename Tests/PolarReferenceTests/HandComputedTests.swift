@@ -79,10 +79,16 @@ import Testing
 
   @Test func rotary() throws {
     // One head of 4 at position 2: the pair (0, 2) turns by 2 * pi/4 = pi/2, the pair (1, 3) by 2 * pi/2 = pi.
-    let x = try row(1, 2, 3, 4, 9)
-    backend.rotary(
-      x, positions: try indices(2), inverseFrequencies: try row(.pi / 4, .pi / 2), heads: 1, headDim: 4)
-    expect(pool.read(x), [-3, -2, 1, -4, 9])
+    let x = try row(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+    let kv = try pool.cache(pages: 1, kvHeads: 1, headDim: 4)
+    backend.rotaryStoreKV(
+      kv, x, heads: 1, positions: try indices(2), inverseFrequencies: try row(.pi / 4, .pi / 2),
+      slots: try indices(3))
+    expect(pool.read(x.columns(0..<4)), [-3, -2, 1, -4])
+    let cache = pool.read(kv)
+    // As in cacheLayout.
+    expect(HostTensor([6, 7, 38, 39].map { cache[0, $0] }), [-7, -6, 5, -8], within: 1e-5)
+    expect(HostTensor([73, 75, 77, 79].map { cache[0, $0] }), [9, 10, 11, 12])
   }
 
   /// One KV head of 2, keys (1, 0) and (0, 1), values (10, 0) and (0, 20), in page 1 of 2.

@@ -301,21 +301,27 @@ static void check_ops(polar_context *one, polar_context *two) {
   }
   const int dims[] = {2, 6, 64, 160};
   for (int i = 0; i < 4; i++) {
-    const int d = dims[i], heads = 3, rows = 40;
-    float *x = floats(rows * heads * d), *y = floats(rows * heads * d), *f = floats(d / 2);
-    int32_t positions[40];
-    for (int j = 0; j < rows; j++) positions[j] = j < 20 ? j : below(200000);
+    // Two heads of queries, one of keys, one of values.
+    const int d = dims[i], heads = 3, all = 4, rows = 40;
+    float *x = floats(rows * all * d), *y = floats(rows * all * d), *f = floats(d / 2);
+    int32_t positions[40], slots[40];
+    for (int j = 0; j < rows; j++) positions[j] = j < 20 ? j : below(200000), slots[j] = (7 * j + 5) % 48;
     for (int j = 0; j < d / 2; j++) f[j] = (float)pow(10000, -2.0 * j / d);
-    for (int j = 0; j < rows * heads * d; j++) y[j] = x[j] = uniform();
-    polar_row_args a = {.out = y, .a = y, .weight = f, .indices = positions, .out_stride = heads * d, .rows = rows,
-      .columns = heads * d, .heads = heads, .head_dim = d};
-    polar_rotary(two, &a);
+    for (int j = 0; j < rows * all * d; j++) y[j] = x[j] = uniform();
+    polar_rotary_args a = {.x = y, .x_stride = all * d, .rows = rows, .heads = 2, .positions = positions, .slots = slots,
+      .inverse_frequencies = f,
+      .kv = {.blocks = floats(3 * 16 * d), .pages = 3, .kv_heads = 1, .head_dim = d, .type = POLAR_KV_BF16}};
+    polar_kv apart = a.kv;
+    apart.blocks = floats(3 * 16 * d);
+    polar_rotary_store_kv(two, &a);
+    polar_store_kv(one, &apart, y + 2 * d, all * d, y + 3 * d, all * d, slots, rows);
+    expect(memcmp(a.kv.blocks, apart.blocks, 3 * 4 * 16 * d) == 0, "rotary and store", d);
     double error = 0;
     for (int r = 0; r < rows; r++)
       for (int h = 0; h < heads; h++)
         for (int j = 0; j < d / 2; j++) {
           const double angle = (float)positions[r] * f[j];
-          const float *p = x + (r * heads + h) * d + j, *q = y + (r * heads + h) * d + j;
+          const float *p = x + (r * all + h) * d + j, *q = y + (r * all + h) * d + j;
           error = fmax(error, fabs(p[0] * cos(angle) - p[d / 2] * sin(angle) - q[0]));
           error = fmax(error, fabs(p[d / 2] * cos(angle) + p[0] * sin(angle) - q[d / 2]));
         }

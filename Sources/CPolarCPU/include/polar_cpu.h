@@ -136,8 +136,6 @@ void polar_gelu(polar_context *context, const polar_row_args *args);
 void polar_add(polar_context *context, const polar_row_args *args);
 // `out[i] = a[indices[i]]`.
 void polar_gather_rows(polar_context *context, const polar_row_args *args);
-// Rotates `heads` vectors of `head_dim` in each row of out by angle `indices[i] * weight[j]`, pairs (j, j + d/2).
-void polar_rotary(polar_context *context, const polar_row_args *args);
 // `out[i, h, :] /= sqrt(mean(out[i, h, :]^2) + epsilon)`, times weight `[head_dim]`, for the first `heads` heads of a row.
 void polar_head_rms_norm(polar_context *context, const polar_row_args *args);
 // `out[i, h] = || a[i, h, :] ||`.
@@ -175,6 +173,19 @@ typedef struct {
 void polar_store_kv(
   polar_context *context, const polar_kv *kv, const float *key, int64_t key_stride, const float *value,
   int64_t value_stride, const int32_t *slots, int64_t rows);
+
+typedef struct {
+  polar_kv kv;
+  float *x;                          // [rows, (heads + 2 * kv_heads) * head_dim]: queries, keys, values
+  int64_t x_stride, rows;
+  int32_t heads;
+  const int32_t *positions, *slots;  // [rows]
+  const float *inverse_frequencies;  // [head_dim / 2]
+} polar_rotary_args;
+
+// Rotates queries and keys in place by angle `positions[i] * inverse_frequencies[j]`, pairs (j, j + d/2), and writes keys
+// and values as polar_store_kv does.
+void polar_rotary_store_kv(polar_context *context, const polar_rotary_args *args);
 
 enum {
   POLAR_FALLBACK_ZERO = 0,

@@ -135,4 +135,18 @@ typedef struct {
 } PolarStoreKVArgs;
 POLAR_CHECK_SIZE(PolarStoreKVArgs, 48);
 
+/// polar_rotary_store_kv (attention.cu): rotates the queries of each row in place and writes its rotated K, and V, to its slot; rows
+/// with slot < 0 are left as they are. grid (rows, kv_heads), block 64, shared 0.
+typedef struct {
+  PolarAddress kv;
+  PolarAddress x;           ///< f32 [rows, (heads + 2 * kv_heads) * head_dim]: queries, keys, values; keys are only read
+  PolarAddress positions;   ///< i32 [rows]
+  PolarAddress inverse_frequencies; ///< f32 [head_dim / 2]
+  PolarAddress slots;       ///< i32 [rows]
+  int heads, kv_heads;
+  int x_stride;
+  int reserved;
+} PolarRotaryStoreKVArgs;
+POLAR_CHECK_SIZE(PolarRotaryStoreKVArgs, 56);
+
 #endif

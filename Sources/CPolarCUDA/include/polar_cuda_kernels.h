@@ -129,16 +129,6 @@ typedef struct {
 } PolarElementwiseArgs;
 POLAR_CHECK_SIZE(PolarElementwiseArgs, 32);
 
-/// polar_rotary: in place on the first `heads` vectors of each row; a padding row (position < 0) is left as it is.
-/// grid rows, block POLAR_ROW_THREADS, shared 0.
-typedef struct {
-  PolarAddress x;           ///< f32 [rows, >= heads * head_dim]
-  PolarAddress positions;   ///< i32 [rows]
-  PolarAddress inverse_frequencies; ///< f32 [head_dim / 2]
-  int heads, head_dim, x_stride, reserved;
-} PolarRotaryArgs;
-POLAR_CHECK_SIZE(PolarRotaryArgs, 40);
-
 // ---- Linear layers (linear.cu) ------------------------------------------------------------------------------------------
 // Tokens are the n side of the tensor-core tile, 8, 16, 32 or 64 in a block: polar_linear_8, _16, _32, _64. An output is one
 // chain over the inputs of its split, the same in all of them.
@@ -355,6 +345,7 @@ POLAR_CHECK_SIZE(PolarSampleArgs, 32);
   X(attention, polar_attention_combine, PolarAttentionCombineArgs)     \
   X(attention, polar_attention_prefill, PolarAttentionPrefillArgs)     \
   X(attention, polar_store_kv, PolarStoreKVArgs)                       \
+  X(attention, polar_rotary_store_kv, PolarRotaryStoreKVArgs)          \
   X(dense, polar_embed, PolarEmbedArgs)                                \
   X(dense, polar_gather_rows, PolarGatherRowsArgs)                     \
   X(dense, polar_rms_norm, PolarRMSNormArgs)                           \
@@ -365,7 +356,6 @@ POLAR_CHECK_SIZE(PolarSampleArgs, 32);
   X(dense, polar_silu_mul, PolarElementwiseArgs)                       \
   X(dense, polar_relu_mul, PolarElementwiseArgs)                       \
   X(dense, polar_convert, PolarElementwiseArgs)                        \
-  X(dense, polar_rotary, PolarRotaryArgs)                              \
   X(linear, polar_linear_8, PolarLinearArgs)                           \
   X(linear, polar_linear_16, PolarLinearArgs)                          \
   X(linear, polar_linear_32, PolarLinearArgs)                          \

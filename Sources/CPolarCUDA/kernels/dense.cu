@@ -104,38 +104,3 @@ KERNEL(POLAR_FLAT_THREADS) polar_convert(ARGS(PolarElementwiseArgs) args) {
   const float x = row_of(args.x, blockIdx.y, args.x_stride)[column];
   ((u16*)args.out + (u64)blockIdx.y * args.out_stride)[column] = (u16)pack_elements(x, 0.f);
 }
-
-/// Sine and cosine of an angle of any size that positions give. The library's own reduction keeps a table in local memory.
-DEVI void sine_cosine(float angle, float& sine, float& cosine) {
-  const double quarters = (double)angle * 0.63661977236758134308;
-  const int k = (int)(quarters + (quarters < 0 ? -0.5 : 0.5));
-  const float r = (float)((double)angle - k * 1.57079632679489661923);
-  const float r2 = r * r;
-  // Taylor polynomials: on |r| <= pi / 4 the first terms left out are below 3e-8.
-  const float s = r + r * r2 * (-1.f / 6 + r2 * (1.f / 120 + r2 * (-1.f / 5040 + r2 * (1.f / 362880))));
-  const float c = 1.f + r2 * (-0.5f + r2 * (1.f / 24 + r2 * (-1.f / 720 + r2 * (1.f / 40320))));
-  sine = k & 1 ? c : s;
-  cosine = k & 1 ? s : c;
-  if (k & 2) sine = -sine;
-  if ((k + 1) & 2) cosine = -cosine;
-}
-
-KERNEL(POLAR_ROW_THREADS) polar_rotary(ARGS(PolarRotaryArgs) args) {
-  const int position = ((const int*)args.positions)[blockIdx.x];
-  if (position < 0) return;
-  float* row = row_of(args.x, blockIdx.x, args.x_stride);
-  const int half = args.head_dim / 2;
-  int angle_of = -1;
-  float sine = 0, cosine = 0;
-  for (int i = threadIdx.x; i < args.heads * half; i += blockDim.x) {
-    const int j = i % half;
-    if (j != angle_of) {
-      sine_cosine((float)position * ((const float*)args.inverse_frequencies)[j], sine, cosine);
-      angle_of = j;
-    }
-    float* vector = row + i / half * args.head_dim;
-    const float a = vector[j], b = vector[j + half];
-    vector[j] = a * cosine - b * sine;
-    vector[j + half] = b * cosine + a * sine;
-  }
-}

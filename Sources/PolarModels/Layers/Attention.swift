@@ -73,11 +73,12 @@ struct Attention: BitwiseCopyable, Sendable {
     queryNorm?(heads: heads, of: query, on: backend)
     keyNorm?(heads: kvHeads, of: key, on: backend)
     if let rotary {
-      // Queries and keys are neighbours, so one call rotates both.
-      rotary(
-        projected, positions: batch.positions, heads: heads + kvHeads, headDim: headDim, on: backend)
+      backend.rotaryStoreKV(
+        kv, projected, heads: heads, positions: batch.positions, inverseFrequencies: rotary.inverseFrequencies,
+        slots: batch.slots)
+    } else {
+      backend.storeKV(kv, key: key, value: value, slots: batch.slots)
     }
-    backend.storeKV(kv, key: key, value: value, slots: batch.slots)
 
     let attended = workspace.take(rows: input.rows, columns: queryColumns)  // [rows, heads * headDim]
     let context = AttentionContext(

@@ -12,14 +12,6 @@ struct RotaryEmbedding: BitwiseCopyable, Sendable {
     inverseFrequencies = loader.constant(Self.frequencies(config))
   }
 
-  /// Rotates `heads` vectors of `headDim` at the start of each row of `x`, in place.
-  func callAsFunction(
-    _ x: Tensor, positions: Tensor, heads: Int, headDim: Int, on backend: any Backend
-  ) {
-    backend.rotary(
-      x, positions: positions, inverseFrequencies: inverseFrequencies, heads: heads, headDim: headDim)
-  }
-
   /// The angle per position of each pair: `theta^(-2j / headDim)`, then scaled as the model says.
   ///
   /// Llama 3 keeps wavelengths below `originalContext / highFrequencyFactor`, divides those above
