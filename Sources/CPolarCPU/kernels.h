@@ -113,7 +113,8 @@ struct polar_kernels {
   // `out = total / sum`; zeros where there is no visible token.
   void (*finish)(float *out, const float *total, float sum, int32_t head_dim);
   polar_selective_kernel selective_up, selective_down;
-  polar_row_kernel rms_norm, add_rms_norm, head_rms_norm, layer_norm, silu_mul, relu_mul, relu, add, rotary, store_kv;
+  polar_row_kernel rms_norm, add_rms_norm, head_rms_norm, layer_norm, silu_mul, relu_mul, relu, add, rotary, store_kv,
+    argmax;
   polar_row_kernel head_norms, head_deviations;
   void (*matmul)(const polar_matmul_args *args);
   // A sum over `bytes` (a multiple of 256) of memory.

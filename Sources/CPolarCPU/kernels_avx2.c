@@ -41,6 +41,7 @@ const polar_kernels polar_kernels_avx2 = {
   .add = add_avx2,
   .rotary = rotary_avx2,
   .store_kv = store_kv_avx2,
+  .argmax = argmax_avx2,
   .head_norms = head_norms_avx2,
   .head_deviations = head_deviations_avx2,
   .matmul = matmul_avx2,

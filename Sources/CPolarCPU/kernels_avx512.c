@@ -145,6 +145,7 @@ const polar_kernels polar_kernels_avx512 = {
   .add = add_avx512,
   .rotary = rotary_avx512,
   .store_kv = store_kv_avx512,
+  .argmax = argmax_avx512,
   .head_norms = head_norms_avx512,
   .head_deviations = head_deviations_avx512,
   .matmul = matmul_avx512,

@@ -37,6 +37,7 @@ const polar_kernels polar_kernels_generic = {
   .add = add_generic,
   .rotary = rotary_generic,
   .store_kv = store_kv_generic,
+  .argmax = argmax_generic,
   .head_norms = head_norms_generic,
   .head_deviations = head_deviations_generic,
   .matmul = matmul_generic,

@@ -41,6 +41,7 @@ const polar_kernels polar_kernels_neon = {
   .add = add_neon,
   .rotary = rotary_neon,
   .store_kv = store_kv_neon,
+  .argmax = argmax_neon,
   .head_norms = head_norms_neon,
   .head_deviations = head_deviations_neon,
   .matmul = matmul_neon,

@@ -176,6 +176,20 @@ void polar_rotary_store_kv(polar_context *context, const polar_rotary_args *args
     rotate_and_store(&job, 0, args->rows);
 }
 
+void polar_argmax(
+  polar_context *context, int32_t *tokens, const float *logits, int64_t logits_stride, int64_t rows,
+  int64_t vocabulary
+) {
+  const polar_row_args args = {
+    .out = (float *)(void *)tokens,
+    .a = logits,
+    .a_stride = logits_stride,
+    .rows = rows,
+    .columns = vocabulary,
+  };
+  polar_run_rows(context, context->kernels->argmax, &args, rows * vocabulary);
+}
+
 // NaN ranks below every number.
 static float ranked(float score) { return score == score ? score : -INFINITY; }
 

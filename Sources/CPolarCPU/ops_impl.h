@@ -194,6 +194,47 @@ static void FN(store_kv)(const polar_row_args *args, int64_t low, int64_t high) 
   }
 }
 
+// The largest of `n` values; NaN when one is NaN.
+static float FN(largest)(const float *x, int64_t n) {
+  vf best[4] = {x[0] - (vf){0}, x[0] - (vf){0}, x[0] - (vf){0}, x[0] - (vf){0}};
+  vi broken = {0};
+  int64_t i = 0;
+  for (; i + 4 * VW <= n; i += 4 * VW)
+#pragma clang loop unroll(full)
+    for (int j = 0; j < 4; j++) {
+      const vf v = FN(load)(x + i + j * VW);
+      broken |= v != v;
+      best[j] = FN(max)(v, best[j]);
+    }
+  float top = FN(maximum)(FN(max)(FN(max)(best[0], best[1]), FN(max)(best[2], best[3])));
+  for (int j = 0; j < VW; j++)
+    if (broken[j]) return __builtin_nanf("");
+  for (; i < n; i++) {
+    if (x[i] != x[i]) return x[i];
+    top = x[i] > top ? x[i] : top;
+  }
+  return top;
+}
+
+// Tokens, i32, travel as `out`. One pass finds the block with the largest logit, then that block is searched.
+static void FN(argmax)(const polar_row_args *args, int64_t low, int64_t high) {
+  enum { block = 1024 };
+  for (int64_t row = low; row < high; row++) {
+    const float *x = args->a + row * args->a_stride;
+    float top = -__builtin_inff();
+    int64_t place = 0;
+    for (int64_t i = 0; i < args->columns && top == top; i += block) {
+      const float value = FN(largest)(x + i, args->columns - i < block ? args->columns - i : block);
+      if (!(value <= top)) top = value, place = i;
+    }
+    int32_t *token = (int32_t *)(void *)args->out + row;
+    *token = -1;
+    if (!(top - top == 0)) continue;  // NaN or infinite
+    while (x[place] != top) place++;
+    *token = (int32_t)place;
+  }
+}
+
 static void FN(head_rms_norm)(const polar_row_args *args, int64_t low, int64_t high) {
   const int64_t n = args->head_dim;
   for (int64_t row = low; row < high; row++)

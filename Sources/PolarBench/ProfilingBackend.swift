@@ -20,7 +20,7 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
       case .attention: "attention"
       case .routing: "routing"
       case .norms: "norms, rotary with K/V store, activations"
-      case .other: "embedding, copies"
+      case .other: "embedding, choice of tokens, copies"
       }
     }
   }
@@ -153,6 +153,9 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
     time(.attention) {
       base.decodeAttention(out, query: query, kv: kv, batch: batch, scale: scale, heads: heads)
     }
+  }
+  public func argmax(_ tokens: Tensor, logits: Tensor) {
+    time(.other) { base.argmax(tokens, logits: logits) }
   }
   public func selectTopK(_ mask: Tensor, scores: Tensor, k: Int, headsPerUnit: Int) {
     time(.routing) { base.selectTopK(mask, scores: scores, k: k, headsPerUnit: headsPerUnit) }

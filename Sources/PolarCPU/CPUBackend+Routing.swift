@@ -5,6 +5,11 @@ internal import CPolarCPU
 public import PolarCore
 
 extension CPUBackend {
+  public func argmax(_ tokens: Tensor, logits: Tensor) {
+    polar_argmax(
+      context, tokens.integers, logits.floats, logits.stride, Int64(logits.rows), Int64(logits.columns))
+  }
+
   public func selectTopK(_ mask: Tensor, scores: Tensor, k: Int, headsPerUnit: Int) {
     polar_select_top_k(
       mask.bytes, mask.stride, scores.floats, scores.stride, Int64(scores.rows), Int64(scores.columns),

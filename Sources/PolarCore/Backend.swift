@@ -120,6 +120,9 @@ public protocol Backend: AnyObject, Sendable {
   func selectTopK(_ mask: Tensor, scores: Tensor, k: Int, headsPerUnit: Int)
   /// Selects the units whose score is greater than `threshold`.
   func selectAbove(_ mask: Tensor, scores: Tensor, threshold: Float, headsPerUnit: Int)
+  /// The most likely token of each row: `tokens[i]` = the lowest index of the largest logit of row i; -1 when one is NaN or
+  /// the largest is not finite. tokens i32 `[rows]`, logits f32 `[rows, vocabulary]`.
+  func argmax(_ tokens: Tensor, logits: Tensor)
   /// A router and its choice: the scores of `router` in `scores`, and in `mask` what
   /// ``selectTopK(_:scores:k:headsPerUnit:)`` or ``selectAbove(_:scores:threshold:headsPerUnit:)`` makes of them.
   /// - Parameters:

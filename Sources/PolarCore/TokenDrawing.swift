@@ -24,10 +24,7 @@
 
 /// Chooses tokens in a backend's memory, so that only their ids leave it.
 public protocol TokenDrawing: AnyObject, Sendable {
-  /// `tokens[i]` = the lowest index of the largest logit of row i; -1 when one is NaN or the largest is not finite.
-  /// tokens i32 `[rows]`, logits f32 `[rows, vocabulary]`.
-  func argmax(_ tokens: Tensor, logits: Tensor)
   /// `tokens[i]` = one token drawn from row i as `draws[i]` says, candidates walked in order of their ids; -1 as in
-  /// ``argmax(_:logits:)``. draws: ``TokenDraw`` `[rows]`, as u8.
+  /// ``Backend/argmax(_:logits:)``. tokens i32 `[rows]`, logits f32 `[rows, vocabulary]`, draws ``TokenDraw`` `[rows]`, as u8.
   func draw(_ tokens: Tensor, logits: Tensor, draws: Tensor)
 }

@@ -143,9 +143,15 @@ extension Engine {
     }
     if drawsOnDevice() { return drawTokens() }
     let logits = runner.run(.decode, policy: policy, replaying: true)
+    // On all threads where the CPU computes.
+    let peaks = runner.mostLikelyTokens()
     scheduler.commitDecode(step)
     for (index, row) in step.decode.enumerated() {
-      if row.samples { choose(row.id, logits: logits, row: index) } else { counters.replayedTokens += 1 }
+      if row.samples {
+        choose(row.id, logits: logits, row: index, peak: peaks[index])
+      } else {
+        counters.replayedTokens += 1
+      }
     }
   }
 
@@ -185,12 +191,15 @@ extension Engine {
     }
   }
 
-  /// Chooses the next token of a sequence from its row of logits `[rows, vocabulary]`.
-  private func choose(_ id: SequenceID, logits: UnsafeBufferPointer<Float>, row: Int) {
+  /// Chooses the next token of a sequence from its row of logits `[rows, vocabulary]`; `peak` as ``Sampler`` takes it.
+  private func choose(
+    _ id: SequenceID, logits: UnsafeBufferPointer<Float>, row: Int, peak: Int32? = nil
+  ) {
     guard let request = live[id] else { return }
     let line = UnsafeBufferPointer(rebasing: logits[row * vocabulary..<(row + 1) * vocabulary])
     do throws(PolarError) {
-      let token = try sampler.sample(line, parameters: request.parameters, state: &request.sampling)
+      let token = try sampler.sample(
+        line, peak: peak, parameters: request.parameters, state: &request.sampling)
       var logprobs: TokenLogprobs?
       if let top = request.parameters.logprobs {
         logprobs = try Sampler.logprobs(line, chosen: token, top: top)

@@ -68,6 +68,8 @@ public final class ModelRunner {
   /// What the device counts, where it does.
   private let statistics: SelectionStatistics?
   private var graphs = StepGraphs()
+  /// Logits of the last pass whose logits were wanted, f32 `[logit rows, vocabulary]`.
+  private var latest: Tensor?
 
   /// Allocates everything a pass needs.
   ///
@@ -172,6 +174,7 @@ public final class ModelRunner {
     replaying: Bool = false
   ) -> UnsafeBufferPointer<Float> {
     let result = compute(kind, policy: policy, tap: tap, replaying: replaying)
+    latest = result
     let count = result.rows * vocabulary
     guard count > 0 else { return UnsafeBufferPointer(start: nil, count: 0) }
     precondition(result.isContiguous && result.columns == vocabulary, "logits of an unexpected shape")
@@ -193,6 +196,19 @@ public final class ModelRunner {
     return UnsafeBufferPointer(host)
   }
 
+  /// The most likely token of each row of logits that the last ``run(_:policy:tap:replaying:)`` returned, -1 where they are
+  /// not numbers; valid until the next pass. Only after passes of at most ``maximumSequences`` rows of logits.
+  public func mostLikelyTokens() -> UnsafeBufferPointer<Int32> {
+    guard let latest, latest.rows > 0 else { return UnsafeBufferPointer(start: nil, count: 0) }
+    precondition(latest.rows <= maximumSequences, "\(latest.rows) rows of logits")
+    let chosen = UnsafeMutableRawBufferPointer(readback.buffer).bindMemory(to: Int32.self)
+    let target = Tensor(drawing.base, columns: latest.rows, dtype: .i32)
+    backend.argmax(target, logits: latest)
+    let tokens = UnsafeMutableBufferPointer(rebasing: chosen[0..<latest.rows])
+    backend.download(target.address, into: UnsafeMutableRawBufferPointer(tokens))
+    return UnsafeBufferPointer(tokens)
+  }
+
   /// Runs a decode pass and chooses one token per row as `draws` says, on the device. Returns the tokens, -1 where logits are
   /// not numbers; valid until the next pass. Only for backends with ``Backend/tokenDrawing``.
   public func runDrawing(
@@ -207,7 +223,7 @@ public final class ModelRunner {
     precondition(result.rows == rows, "\(rows) draws for \(result.rows) rows")
     let target = Tensor(drawing.base, columns: rows, dtype: .i32)
     if draws.allSatisfy({ $0.temperature == 0 }) {
-      drawer.argmax(target, logits: result)
+      backend.argmax(target, logits: result)
     } else {
       let draws = UnsafeRawBufferPointer(draws)
       let parameters = Tensor(

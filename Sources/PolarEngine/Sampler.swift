@@ -49,9 +49,11 @@ public final class Sampler {
 
   /// The token of one row of logits `[vocabulary]`, recorded in `state`.
   ///
+  /// - Parameter peak: What ``Backend/argmax(_:logits:)`` chooses, where that is known.
   /// - Throws: ``PolarError/request(field:reason:)`` with the field `logits` when they are not numbers.
   public func sample(
-    _ logits: UnsafeBufferPointer<Float>, parameters: SamplingParameters, state: inout SamplerState
+    _ logits: UnsafeBufferPointer<Float>, peak: Int32? = nil, parameters: SamplingParameters,
+    state: inout SamplerState
   ) throws(PolarError) -> Int32 {
     precondition(logits.count == vocabulary, "\(logits.count) logits for \(vocabulary) tokens")
     var row = logits
@@ -59,12 +61,16 @@ public final class Sampler {
       penalise(logits, parameters: parameters, state: state)
       row = UnsafeBufferPointer(weights.buffer)
     }
-    guard let peak = VectorMath.peak(row), peak.value.isFinite else {
-      throw Self.notANumber
+    let best: Int32
+    if let peak, !parameters.hasPenalties {
+      best = peak
+    } else {
+      best = Self.argmax(row) ?? -1
     }
+    guard best >= 0 else { throw Self.notANumber }
     let token =
       parameters.temperature == 0
-      ? peak.index : draw(row, peak: peak.value, parameters: parameters, random: &state.random)
+      ? Int(best) : draw(row, peak: row[Int(best)], parameters: parameters, random: &state.random)
     state.record(Int32(token))
     return Int32(token)
   }

@@ -17,6 +17,7 @@ extension ConformanceRun {
       }
     }
     checkTies()
+    checkArgmax()
     for (rows, heads, headDim) in [(1, 1, 2), (3, 5, 6), (8, 3, 64), (13, 3, 48), (2, 1, 128)] {
       checkMeasures(rows, heads, headDim)
     }
@@ -57,6 +58,36 @@ extension ConformanceRun {
       pool.backend.selectAbove(mask, scores: scores, threshold: 0.5, headsPerUnit: 2)
       let got = pool.readMask(mask).values
       return got == [0, 0, 1, 1, 0, 0, 0, 0] ? nil : "selects \(got)"
+    }
+  }
+
+  private func checkArgmax() {
+    for (rows, vocabulary) in [(1, 1), (3, 7), (2, 64), (5, 1023), (9, 1100), (4, 5000)] {
+      compareRows("argmax \(rows) x \(vocabulary)", rows: rows, Tolerance.exact) {
+        (pool, generator, part) throws(PolarError) in
+        var host = generator.matrix(rows, vocabulary)
+        // Few distinct values, so that ties occur.
+        for index in host.values.indices { host.values[index] = (host.values[index] * 8).rounded() / 8 }
+        let logits = try pool.tensor(host.rows(part), gap: 3)
+        let tokens = try pool.output(columns: part.count, dtype: .i32)
+        pool.backend.argmax(tokens, logits: logits)
+        return HostTensor(pool.read(tokens, as: Int32.self).values.map(Float.init), rows: part.count, columns: 1)
+      }
+    }
+    require("argmax of numbers alone") { (pool, generator) throws(PolarError) in
+      let columns = 1500
+      var host = generator.matrix(6, columns)
+      func set(_ row: Int, _ column: Int, _ value: Float) { host.values[row * columns + column] = value }
+      set(0, 1499, .nan)
+      set(1, 0, .nan)
+      set(2, 700, .infinity)
+      for column in 0..<columns { set(3, column, -.infinity) }
+      for column in 0..<columns { set(4, column, column == 1025 ? -3 : -.infinity) }
+      set(5, 1200, 9)
+      let tokens = try pool.output(columns: 6, dtype: .i32)
+      pool.backend.argmax(tokens, logits: try pool.tensor(host))
+      let got = pool.read(tokens, as: Int32.self).values
+      return got == [-1, -1, -1, -1, 1025, 1200] ? nil : "chooses \(got)"
     }
   }
 

@@ -4,6 +4,15 @@
 public import PolarCore
 
 extension ReferenceBackend {
+  public func argmax(_ tokens: Tensor, logits: Tensor) {
+    for i in 0..<logits.rows {
+      let row = UnsafeBufferPointer(start: logits.f32(i), count: logits.columns)
+      let best = row.indices.max { row[$0] < row[$1] || (row[$0] == row[$1] && $0 > $1) }
+      let isChosen = best.map { row[$0].isFinite && !row.contains(where: \.isNaN) } ?? false
+      tokens.i32(0)[i] = isChosen ? Int32(best ?? -1) : -1
+    }
+  }
+
   public func selectTopK(_ mask: Tensor, scores: Tensor, k: Int, headsPerUnit: Int) {
     for i in 0..<scores.rows {
       let score = scores.f32(i)

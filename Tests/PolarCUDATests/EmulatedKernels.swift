@@ -84,7 +84,7 @@ final class KernelBuffer<Element: BitwiseCopyable> {
 
   var values: [Element] {
     get { Array(memory[..<bytes].bindMemory(to: Element.self)) }
-    set { _ = newValue.withUnsafeBytes { memory.copyBytes(from: $0) } }
+    set { newValue.withUnsafeBytes { memory.copyBytes(from: $0) } }
   }
 
   /// Whether nothing was written behind the end.

@@ -40,6 +40,8 @@ enum Fault: String, CaseIterable, Sendable {
   case allHeadsDiffersFromDense = ": all heads is dense"
   case windowIsOneLonger = "window, decode attention 6/2"
   case windowIsForgottenInPrefill = "window, prefill attention full, 4/2"
+  case argmaxTakesTheLast = "argmax"
+  case argmaxSkipsNaN = "argmax of numbers"
   case tiesGoToHigherIndex = "selectTopK"
   case aboveMeansAtLeast = "selectAbove"
   case normsAreSquared = "headNorms"
@@ -304,6 +306,18 @@ final class FaultyBackend: Backend {
     if nudge { change(out) { _, _, value in value.nextUp } }
   }
 
+  func argmax(_ tokens: Tensor, logits: Tensor) {
+    guard fault == .argmaxTakesTheLast || fault == .argmaxSkipsNaN else {
+      return inner.argmax(tokens, logits: logits)
+    }
+    for row in 0..<logits.rows {
+      let order = (0..<logits.columns).filter { !float(logits, row, $0).isNaN }
+      let ties = fault == .argmaxTakesTheLast ? order : order.reversed()
+      var best = ties.first ?? 0
+      for index in ties where float(logits, row, index) >= float(logits, row, best) { best = index }
+      tokens.address.i32[row] = Int32(best)
+    }
+  }
   func selectTopK(_ mask: Tensor, scores: Tensor, k: Int, headsPerUnit: Int) {
     guard fault == .tiesGoToHigherIndex else {
       return inner.selectTopK(mask, scores: scores, k: k, headsPerUnit: headsPerUnit)

@@ -222,6 +222,10 @@ void polar_prefill_attention(polar_context *context, const polar_attention_args 
 
 // MARK: Routing
 
+// `tokens[i]` = the lowest index of the largest of row i's logits; -1 when one is NaN or the largest is not finite.
+void polar_argmax(
+  polar_context *context, int32_t *tokens, const float *logits, int64_t logits_stride, int64_t rows,
+  int64_t vocabulary);
 // Marks the k largest of each row's units; ties go to the lower index. mask u8 `[rows, units * heads_per_unit]`.
 void polar_select_top_k(
   uint8_t *mask, int64_t mask_stride, const float *scores, int64_t score_stride, int64_t rows, int64_t units,
