@@ -71,7 +71,8 @@ extension ConformanceRun {
         let logits = try pool.tensor(host.rows(part), gap: 3)
         let tokens = try pool.output(columns: part.count, dtype: .i32)
         pool.backend.argmax(tokens, logits: logits)
-        return HostTensor(pool.read(tokens, as: Int32.self).values.map(Float.init), rows: part.count, columns: 1)
+        return HostTensor(
+          pool.read(tokens, as: Int32.self).values.map(Float.init), rows: part.count, columns: 1)
       }
     }
     require("argmax of numbers alone") { (pool, generator) throws(PolarError) in

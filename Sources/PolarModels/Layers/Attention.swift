@@ -74,7 +74,8 @@ struct Attention: BitwiseCopyable, Sendable {
     keyNorm?(heads: kvHeads, of: key, on: backend)
     if let rotary {
       backend.rotaryStoreKV(
-        kv, projected, heads: heads, positions: batch.positions, inverseFrequencies: rotary.inverseFrequencies,
+        kv, projected, heads: heads, positions: batch.positions,
+        inverseFrequencies: rotary.inverseFrequencies,
         slots: batch.slots)
     } else {
       backend.storeKV(kv, key: key, value: value, slots: batch.slots)
