@@ -15,7 +15,7 @@ cp .build/release/polar "$folder/polar-gpu/"
 strip "$folder/polar-gpu/polar"
 # Resource bundles lie beside the executable that uses them.
 cp -rL .build/release/*.resources "$folder/polar-gpu/"
-cp Benchmarks/gpu/run.sh Benchmarks/gpu/report.py Benchmarks/gpu/torch_peers.py "$folder/polar-gpu/"
+cp Benchmarks/gpu/run.sh Benchmarks/gpu/*.py "$folder/polar-gpu/"
 git rev-parse HEAD >"$folder/polar-gpu/commit"
 # NVRTC is looked for in a virtual environment, too.
 export VIRTUAL_ENV="${VIRTUAL_ENV:-$(ls -d "${XDG_CACHE_HOME:-$HOME/.cache}"/polar/nvrtc-*[0-9a-f] 2>/dev/null | tail -1)}"

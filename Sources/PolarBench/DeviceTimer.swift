@@ -28,19 +28,21 @@ struct BenchMemory {
   private let backend: any Backend
   private var used = 0
 
-  /// `byteCount` bytes of random values: bf16 words in +-1/16, which read as f32 are in +-1/16, too.
+  /// `byteCount` bytes of random values: 16-bit words in +-1/16, of the format in which the backend stores K and V; read as f32 they are
+  /// in +-1/16, too.
   init(_ byteCount: Int, on backend: any Backend) throws(PolarError) {
     memory = try backend.allocate(byteCount: byteCount + 4096)
     self.backend = backend
     Self.fill(memory.base, byteCount: byteCount, on: backend)
   }
 
-  /// Fills memory with random bf16 words in +-1/16.
+  /// Fills memory with random 16-bit words in +-1/16.
   static func fill(_ address: Address, byteCount: Int, on backend: any Backend) {
     var generator = SplitMix64(seed: 1)
     let block = (0..<1 << 20).map { _ in
       let value = (generator.unitFloat() - 0.5) / 8
-      return UInt16(truncatingIfNeeded: value.bitPattern >> 16)
+      return backend.kvDType == .f16
+        ? Float16(value).bitPattern : UInt16(truncatingIfNeeded: value.bitPattern >> 16)
     }
     block.withUnsafeBytes { block in
       var offset = copyOnDevice(block, address, byteCount: byteCount, on: backend)

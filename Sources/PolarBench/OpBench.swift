@@ -205,59 +205,73 @@ public struct OpBench {
 
   // MARK: Selective MLP
 
-  /// The first half of an MLP `[neurons, hidden]`: a dense linear layer, then the selective one at each density.
+  /// Both halves of an MLP of `neurons` neurons: for each a dense linear layer, then the selective product at each density.
   public func selective(
     hidden: Int, neurons: Int, densities: [Double], batches: [Int]
   ) throws(PolarError) -> [Row] {
     let bytes = max(
       backend.packedByteCount(outputs: neurons, inputs: hidden),
+      backend.packedByteCount(outputs: hidden, inputs: neurons),
       backend.neuronByteCount(neurons: neurons, columns: hidden))
     let copies = max(1, min(8, coldBytes / bytes))
     let most = batches.max() ?? 1
     var memory = try BenchMemory(
-      copies * (bytes + 256) + most * (hidden + neurons) * 4 + neurons * 4 + 1 << 16, on: backend)
+      copies * (bytes + 256) + most * 2 * (hidden + neurons) * 4 + neurons * 4 + 1 << 16, on: backend)
     let places = (0..<copies).map { _ in memory.take(columns: bytes, dtype: .u8).address }
-    let x = memory.take(rows: most, columns: hidden)
-    let out = memory.take(rows: most, columns: neurons)
-    var results: [Row] = []
-    let shape = "\(neurons) x \(hidden)"
-    let lists = densities.map { density in
-      let count = max(1, Int((density * Double(neurons)).rounded()))
-      let indices = (0..<count).map { Int32($0 * neurons / count) }
-      return (count, indices)
-    }
+    let (x, activations) = (
+      memory.take(rows: most, columns: hidden), memory.take(rows: most, columns: neurons)
+    )
+    let (up, down) = (memory.take(rows: most, columns: neurons), memory.take(rows: most, columns: hidden))
     // Room for the longest list and its count.
-    let indices = memory.integers(Array(repeating: 0, count: neurons))
-    let count = memory.integers([0])
+    let active = ActiveNeurons(
+      indices: memory.integers(Array(repeating: 0, count: neurons)), count: memory.integers([0]))
+    func neuronWeight(_ index: Int) -> Tensor {
+      backend.neuronWeight(places[index % copies], neurons: neurons, columns: hidden)
+    }
+    var results: [Row] = []
     for batch in batches {
-      let (input, output) = (x.rows(0..<batch), out.rows(0..<batch))
-      let dense = timer.seconds(inner: max(4, copies)) { index in
-        backend.linear(
-          output, input,
-          weight: PackedMatrix(
-            places[index % copies], outputs: neurons, inputs: hidden, format: backend.wideFormat),
-          bias: nil)
-      }
-      results.append(
-        row(
-          "selective", shape, batch: batch, density: 1, "dense linear", dense, bytes: neurons * hidden * 2,
-          dense: dense))
-      for (chosen, list) in lists {
-        list.withUnsafeBytes { backend.upload($0, to: indices.address) }
-        withUnsafeBytes(of: Int32(chosen)) { backend.upload($0, to: count.address) }
-        let active = ActiveNeurons(indices: indices, count: count)
-        let seconds = timer.seconds(inner: max(4, copies)) { index in
-          backend.selectiveUp(
-            output, input,
-            weight: backend.neuronWeight(places[index % copies], neurons: neurons, columns: hidden),
-            bias: nil, threshold: 0, neurons: active)
+      let (x, activations) = (x.rows(0..<batch), activations.rows(0..<batch))
+      let (up, down) = (up.rows(0..<batch), down.rows(0..<batch))
+      func rows(_ half: String, _ dense: (Int) -> Void, _ selective: (Int) -> Void) {
+        func add(
+          _ density: Double, _ variant: String, _ count: Int, over dense: Double?, _ body: (Int) -> Void
+        ) {
+          let seconds = timer.seconds(inner: max(4, copies), body)
+          results.append(
+            row(
+              "selective", "\(neurons) x \(hidden)", batch: batch, density: density, "\(variant) \(half)",
+              seconds, bytes: count * hidden * 2, dense: dense ?? seconds))
         }
-        results.append(
-          row(
-            "selective", shape, batch: batch, density: Double(chosen) / Double(neurons), "selective up",
-            seconds, bytes: chosen * hidden * 2, dense: dense))
+        add(1, "dense", neurons, over: nil, dense)
+        let denseSeconds = results.last?.seconds
+        for density in densities {
+          let count = max(1, Int((density * Double(neurons)).rounded()))
+          choose(count, of: neurons, active)
+          add(Double(count) / Double(neurons), "selective", count, over: denseSeconds, selective)
+        }
+      }
+      func matrix(_ index: Int, _ outputs: Int, _ inputs: Int) -> PackedMatrix {
+        PackedMatrix(
+          places[index % copies], outputs: outputs, inputs: inputs, format: backend.wideFormat)
+      }
+      rows("up") {
+        backend.linear(up, x, weight: matrix($0, neurons, hidden), bias: nil)
+      } _: {
+        backend.selectiveUp(up, x, weight: neuronWeight($0), bias: nil, threshold: 0, neurons: active)
+      }
+      rows("down") {
+        backend.linear(down, activations, weight: matrix($0, hidden, neurons), bias: nil)
+      } _: {
+        backend.selectiveDown(down, activations, weight: neuronWeight($0), bias: nil, neurons: active)
       }
     }
     return results
+  }
+
+  /// Lists `count` neurons out of `all`, evenly spread.
+  private func choose(_ count: Int, of all: Int, _ active: ActiveNeurons) {
+    let list = (0..<count).map { Int32($0 * all / count) }
+    list.withUnsafeBytes { backend.upload($0, to: active.indices.address) }
+    withUnsafeBytes(of: Int32(count)) { backend.upload($0, to: active.count.address) }
   }
 }

@@ -14,6 +14,9 @@ extension ShapeBench.Shape {
     llama(
       "llama-3.1-8b", layers: 32, hidden: 4096, heads: 32, kvHeads: 8, intermediate: 14336, 128256, 0.625),
     llama("mistral-7b", layers: 32, hidden: 4096, heads: 32, kvHeads: 8, intermediate: 14336, 32000, 0.5),
+    llama(
+      "llama-3.1-70b", layers: 80, hidden: 8192, heads: 64, kvHeads: 8, intermediate: 28672, 128256, 0.625,
+      sampled: 3),
   ]
 
   /// The same kinds of model at a size that a test runs in a second.
@@ -56,13 +59,13 @@ extension ShapeBench.Shape {
 
   private static func llama(
     _ name: String, layers: Int, hidden: Int, heads: Int, kvHeads: Int, intermediate: Int, _ vocabulary: Int,
-    _ density: Double
+    _ density: Double, sampled: Int? = nil
   ) -> ShapeBench.Shape {
     let config = ModelConfig(
       architecture: .llama, hidden: hidden, layers: layers, heads: heads, kvHeads: kvHeads,
       headDim: hidden / heads, intermediate: intermediate, vocabulary: vocabulary, context: 8192,
       normEpsilon: 1e-5, activation: .silu, ropeTheta: 500_000, tiedEmbeddings: false, qkvBias: false,
       outputBias: false, mlpBias: false, embeddingDim: hidden)
-    return ShapeBench.Shape(name: name, config: config, headDensity: density)
+    return ShapeBench.Shape(name: name, config: config, headDensity: density, sampledLayers: sampled)
   }
 }

@@ -72,23 +72,44 @@ public struct ShapeBench {
     self.repeats = repeats
   }
 
-  /// Measures the modes that the shape has, at one batch size and context.
-  /// - Throws: ``PolarError/outOfMemory(what:bytes:)`` when it does not fit.
-  public func run(_ shape: Shape, batch: Int, context: Int) throws(PolarError) -> [Row] {
+  /// A batch size and a context.
+  public struct Cell: Sendable, Equatable {
+    /// Sequences.
+    public var batch: Int
+    /// Tokens in the cache of each.
+    public var context: Int
+
+    /// A cell.
+    public init(batch: Int, context: Int) {
+      self.batch = batch
+      self.context = context
+    }
+  }
+
+  /// Measures the modes that the shape has in one cell after the other, on one model that is made once.
+  /// - Parameter each: is given the rows of a cell, dense first, as soon as they are there.
+  /// - Throws: ``PolarError/outOfMemory(what:bytes:)`` when one does not fit, and what `each` throws.
+  public func run(_ shape: Shape, cells: [Cell], each: ([Row]) throws -> Void) throws {
     var modes: [SparsityMode] = [.dense, .heads]
     if !shape.neurons.isEmpty, shape.config.activation == .relu { modes = [.dense, .mlp, .heads, .polar] }
-    var seconds: [Double]
-    if let sampled = shape.sampledLayers {
-      let few = try measure(shape, layers: 1, modes, batch: batch, context: context)
-      let more = try measure(shape, layers: sampled, modes, batch: batch, context: context)
+    guard let sampled = shape.sampledLayers else {
+      return try measure(shape, layers: shape.config.layers, modes, cells) { index, seconds in
+        try each(rows(shape, modes, seconds, cells[index]))
+      }
+    }
+    var few: [[Double]] = []
+    try measure(shape, layers: 1, modes, cells) { few.append($1) }
+    try measure(shape, layers: sampled, modes, cells) { index, more in
       // The first layer is dense in every mode.
-      seconds = zip(few, more).map { few, more in
+      let seconds = zip(few[index], more).map { few, more in
         few + (more - few) / Double(sampled - 1) * Double(shape.config.layers - 1)
       }
-    } else {
-      seconds = try measure(
-        shape, layers: shape.config.layers, modes, batch: batch, context: context)
+      try each(rows(shape, modes, seconds, cells[index]))
     }
+  }
+
+  private func rows(_ shape: Shape, _ modes: [SparsityMode], _ seconds: [Double], _ cell: Cell) -> [Row] {
+    let (batch, context) = (cell.batch, cell.context)
     let denseBytes = bytes(shape, .dense, batch: batch, context: context)
     return zip(modes, seconds).map { mode, time in
       let bytes = bytes(shape, mode, batch: batch, context: context)
@@ -145,20 +166,30 @@ public struct ShapeBench {
     return config.vocabulary * config.hidden * 2 + dense + (config.layers - 1) * (Int(sparse) + router)
   }
 
-  /// Seconds of a step of `layers` layers in each mode.
+  /// Seconds of a step of `layers` layers in each mode, for each cell.
   private func measure(
-    _ shape: Shape, layers: Int, _ modes: [SparsityMode], batch: Int, context: Int
-  ) throws(PolarError) -> [Double] {
+    _ shape: Shape, layers: Int, _ modes: [SparsityMode], _ cells: [Cell],
+    each: (Int, [Double]) throws -> Void
+  ) throws {
     var config = shape.config
     config.layers = layers
     config.windows = []
-    config.context = max(config.context, context + 2 * KVPage.tokens)
+    config.context = max(config.context, (cells.map(\.context).max() ?? 0) + 2 * KVPage.tokens)
     let model = try ModelRegistry.makeRandom(config: config, backend: backend) { address, bytes in
       BenchMemory.fill(address, byteCount: bytes, on: backend)
     }
     let policies = try modes.map { mode throws(PolarError) in
       try policy(mode, shape, config)
     }
+    for (index, cell) in cells.enumerated() {
+      try each(index, try measure(model, policies, cell))
+    }
+  }
+
+  private func measure(
+    _ model: any CausalLM, _ policies: [any SparsityPolicy], _ cell: Cell
+  ) throws(PolarError) -> [Double] {
+    let (batch, context) = (cell.batch, cell.context)
     let pagesEach = (context + 1 + KVPage.tokens - 1) / KVPage.tokens
     let runner = try ModelRunner(
       model: model, backend: backend, cachePages: batch * pagesEach, maximumRows: batch,
@@ -178,7 +209,7 @@ public struct ShapeBench {
         runner.begin()
         for sequence in 0..<batch {
           runner.append(
-            Int32((sequence * 7919) % config.vocabulary), at: context, pages: pages[sequence])
+            Int32((sequence * 7919) % model.config.vocabulary), at: context, pages: pages[sequence])
         }
         if backend.tokenDrawing != nil {
           draws.withUnsafeBufferPointer { _ = runner.runDrawing($0, policy: policy, replaying: true) }

@@ -64,8 +64,10 @@ final class CUBLASLt: Sendable {
   /// Whether there is an algorithm for the product's shape.
   func supports(_ product: MatrixProduct, on stream: CUDAStream) -> Bool {
     let shape = Shape(product)
-    // Rows of 16 bytes are what the fast algorithms need.
-    guard shape.inputs % 8 == 0, shape.outputs % 4 == 0, shape.outStride % 4 == 0 else { return false }
+    // Whole 16 bytes are what the fast algorithms need, and what the algorithms are asked for.
+    guard shape.inputs % 8 == 0, shape.outputs % 4 == 0, shape.outStride % 4 == 0, product.isAligned else {
+      return false
+    }
     return plans.withLock { plans in
       if let known = plans[shape] { return known != nil }
       let plan = try? fastest(shape, on: stream)
@@ -77,7 +79,8 @@ final class CUBLASLt: Sendable {
   func multiply(_ product: MatrixProduct, on stream: CUDAStream, queue: Int) throws(CUDAError) {
     guard let plan = plans.withLock({ $0[Shape(product)] ?? nil }) else {
       throw CUDAError(
-        .cublasLt, 15, "cublasLtMatmul", "\(product.rows) x \(product.outputs) x \(product.inputs)")
+        .cublasLt, Int32(POLAR_CUBLAS_STATUS_NOT_SUPPORTED), "cublasLtMatmul",
+        "\(product.rows) x \(product.outputs) x \(product.inputs)")
     }
     try run(
       plan, plan.algorithm, out: CUdeviceptr(product.out.bits), x: CUdeviceptr(product.x.bits),
@@ -199,6 +202,11 @@ final class CUBLASLt: Sendable {
       try Self.check(result, "cublasLtMatmulPreferenceSetAttribute", "attribute \(attribute)")
     }
     try set(POLAR_CUBLASLT_PREFERENCE_WORKSPACE_BYTES, UInt64(Self.workspaceBytes))
+    // By itself the library takes all addresses for multiples of 256 bytes.
+    for attribute in [
+      POLAR_CUBLASLT_PREFERENCE_ALIGNMENT_A, POLAR_CUBLASLT_PREFERENCE_ALIGNMENT_B,
+      POLAR_CUBLASLT_PREFERENCE_ALIGNMENT_C, POLAR_CUBLASLT_PREFERENCE_ALIGNMENT_D,
+    ] { try set(attribute, UInt32(MatrixProduct.alignment)) }
     // Partial sums in a buffer of their own, added in a fixed order; in-place reduction would use atomics.
     try set(POLAR_CUBLASLT_PREFERENCE_REDUCTION_MASK, UInt32(POLAR_CUBLASLT_REDUCTION_COMPUTE_TYPE))
     var results = [cublasLtMatmulHeuristicResult_t](

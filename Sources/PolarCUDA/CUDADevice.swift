@@ -53,8 +53,9 @@ final class CUDADevice: Sendable {
     try check(pc_cuDeviceGetName(&name, 255, device), "cuDeviceGetName")
     var bytes = 0
     try check(pc_cuDeviceTotalMem(&bytes, device), "cuDeviceTotalMem")
-    let clock = Double(try attribute(POLAR_CU_ATTRIBUTE_MEMORY_CLOCK_KHZ))
-    let bus = Double(try attribute(POLAR_CU_ATTRIBUTE_BUS_WIDTH_BITS))
+    // Drivers need not tell these two.
+    let clock = Double((try? attribute(POLAR_CU_ATTRIBUTE_MEMORY_CLOCK_KHZ)) ?? 0)
+    let bus = Double((try? attribute(POLAR_CU_ATTRIBUTE_BUS_WIDTH_BITS)) ?? 0)
     // Two transfers per clock.
     let bandwidth: Double? = clock > 0 && bus > 0 ? 2e3 * clock * bus / 8 : nil
     let major = try attribute(POLAR_CU_ATTRIBUTE_MAJOR)
@@ -238,11 +239,16 @@ struct CUDAKernel: Sendable {
     self.module = module
   }
 
-  /// Lets the kernel have `bytes` of dynamic shared memory, more than the 48 KiB that need no leave.
+  /// Lets the kernel have `bytes` of dynamic shared memory, and as many blocks of it a multiprocessor as that leaves room for. Without
+  /// leave a block has 48 KiB, static shared memory included.
   func allowSharedMemory(_ bytes: Int) throws(CUDAError) {
     try check(
       pc_cuFuncSetAttribute(raw, Int32(POLAR_CU_FUNCTION_MAX_DYNAMIC_SHARED), Int32(clamping: bytes)),
       "cuFuncSetAttribute", "\(bytes) bytes of shared memory")
+    try check(
+      pc_cuFuncSetAttribute(
+        raw, Int32(POLAR_CU_FUNCTION_SHARED_CARVEOUT), Int32(POLAR_CU_CARVEOUT_MAX_SHARED)),
+      "cuFuncSetAttribute", "shared memory before L1")
   }
 
   /// Enqueues the kernel; `arguments` points to the one struct that is its argument.

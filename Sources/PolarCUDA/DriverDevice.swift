@@ -14,6 +14,10 @@ package final class DriverDevice: KernelDevice {
     var kernels: [KernelKey: CUDAKernel] = [:]
     var failure: PolarError?
     var isOnSide = false
+    var isRecording = false
+    /// What was launched last, for errors that show only at a wait.
+    var lastOp: StaticString = "none"
+    var lastKernel: Kernel?
     /// Where the next small upload goes in the pinned buffer.
     var pinnedOffset = 0
   }
@@ -24,6 +28,8 @@ package final class DriverDevice: KernelDevice {
   private let library: CUBLASLt?
   private let mainStream: CUDAStream
   private let sideStream: CUDAStream
+  /// For what must neither wait for the other streams nor become part of what they record.
+  private let setupStream: CUDAStream
   private let forked: CUDAEvent
   private let joined: CUDAEvent
   private let pinned: PinnedBuffer
@@ -58,6 +64,7 @@ package final class DriverDevice: KernelDevice {
       arena = DeviceArena(device)
       mainStream = try CUDAStream(device)
       sideStream = try CUDAStream(device)
+      setupStream = try CUDAStream(device)
       forked = try CUDAEvent(device)
       joined = try CUDAEvent(device)
       pinned = try PinnedBuffer(device, byteCount: 4 << 20)
@@ -74,10 +81,15 @@ package final class DriverDevice: KernelDevice {
     let memory = try arena.allocate(byteCount)
     guard byteCount > 0 else { return memory }
     do throws(CUDAError) {
-      // On a stream that captures, this would become part of the graph: so on one that never does.
+      try device.makeCurrent()
+      // A block that was given back may still be in use by what was issued before. While recording nothing can be waited for.
+      if !state.withLock({ $0.isRecording }) {
+        try mainStream.synchronize()
+        try sideStream.synchronize()
+      }
       try check(
-        pc_cuMemsetD8Async(CUdeviceptr(memory.base.bits), 0, byteCount, sideStream.raw), "cuMemsetD8Async")
-      try sideStream.synchronize()
+        pc_cuMemsetD8Async(CUdeviceptr(memory.base.bits), 0, byteCount, setupStream.raw), "cuMemsetD8Async")
+      try setupStream.synchronize()
     } catch {
       throw error.asPolarError(device: name)
     }
@@ -88,28 +100,29 @@ package final class DriverDevice: KernelDevice {
     attempt { () throws(CUDAError) in
       try device.makeCurrent()
       var source = bytes.baseAddress
-      if bytes.count <= pinned.byteCount {
-        source = UnsafeRawPointer(try stage(bytes))
+      let isStaged = bytes.count <= pinned.byteCount
+      if isStaged, let host = source {
+        let staged = pinned.base + (try reserveStaging(bytes.count))
+        staged.copyMemory(from: host, byteCount: bytes.count)
+        source = UnsafeRawPointer(staged)
       }
-      // From memory that is not pinned the driver copies before it returns.
       try check(
         pc_cuMemcpyHtoDAsync(CUdeviceptr(address.bits), source, bytes.count, mainStream.raw),
         "cuMemcpyHtoDAsync", "\(bytes.count) bytes")
+      // Where a GPU reads the host's memory by itself, the copy may be under way when the call returns.
+      if !isStaged { try mainStream.synchronize() }
     }
   }
 
-  /// Copies bytes to pinned memory, which stays as it is until the copy to the device is done.
-  private func stage(_ bytes: UnsafeRawBufferPointer) throws(CUDAError) -> UnsafeMutableRawPointer {
-    let wraps = state.withLock { $0.pinnedOffset + bytes.count > pinned.byteCount }
+  /// The offset of `byteCount` bytes of pinned memory that no copy under way reads.
+  private func reserveStaging(_ byteCount: Int) throws(CUDAError) -> Int {
+    let wraps = state.withLock { $0.pinnedOffset + byteCount > pinned.byteCount }
     if wraps { try mainStream.synchronize() }
-    let offset = state.withLock { state in
+    return state.withLock { state in
       if wraps { state.pinnedOffset = 0 }
-      defer { state.pinnedOffset += (bytes.count + 63) & ~63 }
+      defer { state.pinnedOffset += (byteCount + 63) & ~63 }
       return state.pinnedOffset
     }
-    let target = pinned.base + offset
-    if let source = bytes.baseAddress { target.copyMemory(from: source, byteCount: bytes.count) }
-    return target
   }
 
   package func download(_ address: Address, into bytes: UnsafeMutableRawBufferPointer) {
@@ -118,15 +131,25 @@ package final class DriverDevice: KernelDevice {
       try check(
         pc_cuMemcpyDtoHAsync(bytes.baseAddress, CUdeviceptr(address.bits), bytes.count, mainStream.raw),
         "cuMemcpyDtoHAsync", "\(bytes.count) bytes")
-      try mainStream.synchronize()
+      try wait()
     }
   }
 
   package func synchronize() {
     attempt { () throws(CUDAError) in
       try device.makeCurrent()
-      try mainStream.synchronize()
+      try wait()
     }
+  }
+
+  /// Waits for the main stream. A kernel's own errors show here, not where it was launched.
+  private func wait() throws(CUDAError) {
+    try check(pc_cuStreamSynchronize(mainStream.raw), "cuStreamSynchronize", lastLaunch)
+  }
+
+  private var lastLaunch: String {
+    let (op, kernel) = state.withLock { ($0.lastOp, $0.lastKernel) }
+    return kernel.map { "last launched: op \(op), kernel \($0.rawValue)" } ?? ""
   }
 
   // MARK: Kernels
@@ -143,7 +166,7 @@ package final class DriverDevice: KernelDevice {
     do throws(CUDAError) {
       let module = try module(of: unit)
       let function = try module.kernel(kernel.rawValue)
-      if sharedBytes > 48 << 10 { try function.allowSharedMemory(sharedBytes) }
+      if sharedBytes > 0 { try function.allowSharedMemory(sharedBytes) }
       state.withLock { $0.kernels[key] = function }
     } catch {
       throw error.asPolarError(device: name)
@@ -160,7 +183,10 @@ package final class DriverDevice: KernelDevice {
 
   package func launch(_ launch: KernelLaunch) {
     let key = KernelKey(kernel: launch.kernel, headDim: launch.headDim)
-    let (kernel, onSide) = state.withLock { ($0.kernels[key], $0.isOnSide) }
+    let (kernel, onSide) = state.withLock { state in
+      (state.lastOp, state.lastKernel) = (launch.op, launch.kernel)
+      return (state.kernels[key], state.isOnSide)
+    }
     attempt { () throws(CUDAError) in
       try device.makeCurrent()
       guard let kernel, let arguments = launch.arguments.baseAddress else {
@@ -210,6 +236,8 @@ package final class DriverDevice: KernelDevice {
   }
 
   package func record(_ body: () -> Void) -> (any RecordedWork)? {
+    state.withLock { $0.isRecording = true }
+    defer { state.withLock { $0.isRecording = false } }
     do throws(CUDAError) {
       try device.makeCurrent()
       let graph = try mainStream.capture { () throws(CUDAError) in body() }

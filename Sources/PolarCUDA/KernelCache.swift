@@ -31,7 +31,11 @@ struct KernelCache: Sendable {
   /// - Throws: ``CUDAError`` when it must be compiled and cannot be.
   func image(of unit: KernelUnit, architecture: String) throws(CUDAError) -> [UInt8] {
     let key = Self.key(of: unit, architecture: architecture)
-    if let image = archive?.image(key) { return image }
+    if let archive {
+      for architecture in Self.runnable(on: architecture) {
+        if let image = archive.image(Self.key(of: unit, architecture: architecture)) { return image }
+      }
+    }
     let file = NVRTC.version.flatMap { version in
       folder?.appendingPathComponent(Self.hex(SHA256.hash(data: Data((key + " nvrtc " + version).utf8))))
         .appendingPathExtension("cubin")
@@ -41,6 +45,15 @@ struct KernelCache: Sendable {
     // A cache that cannot be written costs time at the next start and nothing else.
     if let file { Self.write(image, to: file) }
     return image
+  }
+
+  /// Architectures whose machine code runs on a GPU of `architecture`, best first: its own, then those of its
+  /// generation before it. Code with a generation's own instructions (`sm_90a`) runs on no other.
+  static func runnable(on architecture: String) -> [String] {
+    let digits = architecture.drop { !$0.isNumber }.prefix(while: \.isNumber)
+    guard let number = Int(digits) else { return [architecture] }
+    let earlier = (number / 10 * 10...number).reversed().map { "sm_\($0)" }
+    return [architecture] + earlier.filter { $0 != architecture }
   }
 
   /// What a unit's machine code depends on, the compiler's version excepted, as a hex digest.

@@ -69,7 +69,7 @@ package protocol KernelDevice: AnyObject, Sendable {
   func launch(_ launch: KernelLaunch)
 
   /// Whether a vendor's library is there and has an algorithm for the product's shape, found and timed at the first question
-  /// about it. Addresses do not matter. While recording, only shapes that were asked about before may be.
+  /// about it. Of addresses only the alignment matters. While recording, only shapes that were asked about before may be.
   func supports(_ product: MatrixProduct) -> Bool
   /// Enqueues a product that ``supports(_:)`` affirmed.
   func multiply(_ product: MatrixProduct)
@@ -98,6 +98,11 @@ package struct MatrixProduct: Sendable {
   package var inputs: Int
   /// Elements from row to row of `x` and `weight`.
   package var pitch: Int
+
+  /// Bytes that all addresses of a product for a library are multiples of.
+  static let alignment: UInt = 16
+  /// Whether they are; `x` is working memory, which always is.
+  var isAligned: Bool { (out.bits | weight.bits | (bias?.bits ?? 0)) % Self.alignment == 0 }
 }
 
 extension KernelDevice {

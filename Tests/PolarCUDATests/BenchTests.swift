@@ -20,7 +20,8 @@ import Testing
     let linear = try bench.linear(outputs: 96, inputs: 64, batches: [1, 9])
     #expect(linear.map(\.batch) == [1, 9])
     let selective = try bench.selective(hidden: 64, neurons: 128, densities: [0.25, 1], batches: [3])
-    #expect(selective.map(\.density) == [1, 0.25, 1])
+    #expect(selective.map(\.density) == [1, 0.25, 1, 1, 0.25, 1])
+    #expect(Set(selective.map(\.variant)) == ["dense up", "selective up", "dense down", "selective down"])
     let routers = try bench.routers(hidden: 64, units: 6, neurons: 200, rank: 32, batches: [1, 9])
     #expect(routers.map(\.variant).prefix(3) == ["heads", "neurons, top-k", "neurons, union"])
     #expect(routers.count == 6)
@@ -43,10 +44,16 @@ import Testing
   func stepsAreMeasured(name: String) throws {
     let shape = try #require(ShapeBench.Shape.tiny.first { $0.name == name })
     let backend = try CUDABackend(device: EmulatedDevice())
-    let rows = try ShapeBench(backend, repeats: 1).run(shape, batch: 2, context: 20)
-    #expect(rows.map(\.mode) == (shape.neurons.isEmpty ? [.dense, .heads] : [.dense, .mlp, .heads, .polar]))
+    let cells = [ShapeBench.Cell(batch: 2, context: 20), ShapeBench.Cell(batch: 1, context: 40)]
+    var measured: [ShapeBench.Cell] = []
+    try ShapeBench(backend, repeats: 1).run(shape, cells: cells) { rows in
+      #expect(
+        rows.map(\.mode) == (shape.neurons.isEmpty ? [.dense, .heads] : [.dense, .mlp, .heads, .polar]))
+      for row in rows where row.mode.selectsHeads { #expect(row.headDensity == 0.5) }
+      measured += rows.prefix(1).map { ShapeBench.Cell(batch: $0.batch, context: $0.context) }
+    }
+    #expect(measured == cells)
     #expect(backend.failure == nil)
-    for row in rows where row.mode.selectsHeads { #expect(row.headDensity == 0.5) }
     #expect(ShapeBench.memoryBytes(shape, batch: 2, context: 20) > 0)
   }
 

@@ -123,6 +123,14 @@ import Testing
     }
   }
 
+  /// Machine code runs on later GPUs of its generation.
+  @Test func archivesServeLaterGPUsOfAGeneration() {
+    #expect(KernelCache.runnable(on: "sm_80") == ["sm_80"])
+    #expect(KernelCache.runnable(on: "sm_90a") == ["sm_90a", "sm_90"])
+    #expect(KernelCache.runnable(on: "sm_103") == ["sm_103", "sm_102", "sm_101", "sm_100"])
+    #expect(KernelCache.runnable(on: "sm_89").suffix(2) == ["sm_81", "sm_80"])
+  }
+
   @Test func everyKernelHasASource() {
     for kernel in Kernel.allCases {
       let unit = KernelUnit(kernel.file, headDim: kernel.dependsOnHeadDim ? 64 : nil)

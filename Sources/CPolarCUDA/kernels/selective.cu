@@ -81,7 +81,7 @@ DEVI void selective_down(const PolarSelectiveDownArgs& args) {
   constexpr int STAGE = WEIGHT_BYTES + TOKENS * (POLAR_DOWN_NEURONS + 8) * 4;
   static_assert(STAGE * POLAR_GEMM_STAGES(TOKENS) == POLAR_DOWN_SHARED(TOKENS), "the header's formula");
   SHARED_MEMORY(shared);
-  SHARED_ARRAY(int, neurons, POLAR_GEMM_STAGES(TOKENS) * POLAR_DOWN_NEURONS);
+  SHARED_ARRAY(int, neurons, POLAR_GEMM_THREADS / 32 * POLAR_DOWN_NEURONS);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int count = list_count(args.count, args.capacity), splits = polar_down_splits(count, args.hidden);
   const int first_output = blockIdx.x * POLAR_DOWN_OUTPUTS, first_token = blockIdx.y * TOKENS, split = blockIdx.z;
@@ -97,8 +97,9 @@ DEVI void selective_down(const PolarSelectiveDownArgs& args) {
       [&](int tile, int slot) {
         u8* stage = shared + slot * STAGE;
         const int first = tile * POLAR_DOWN_NEURONS;
-        int* rows = neurons + slot * POLAR_DOWN_NEURONS;
-        // Each warp reads and uses all of the tile's neurons; they write the same values.
+        // Each warp has all of the tile's neurons for itself.
+        int* rows = neurons + warp * POLAR_DOWN_NEURONS;
+        warp_sync();  // those of the tile before are used
         rows[lane] = list_neuron(args.indices, first + lane, count);
         warp_sync();
         copy_weights<POLAR_DOWN_NEURONS, POLAR_DOWN_OUTPUTS / 8>(

@@ -4,6 +4,7 @@ import Polar
 import PolarBench
 import PolarCalibration
 import PolarCore
+import PolarFormats
 
 struct BenchGPUCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -20,6 +21,8 @@ struct BenchGPUCommand: ParsableCommand {
   }
 
   @OptionGroup var place: DeviceOptions
+  @Option(help: "What a GPU computes in: bf16 or f16. Whole decode steps are made for bf16.")
+  var weights: WeightPrecision = .bf16
   @Option(help: "What to measure; may be given more than once. All by default.")
   var section: [Section] = []
   @Option(help: "Shapes of the section decode; may be given more than once. All by default.")
@@ -37,6 +40,7 @@ struct BenchGPUCommand: ParsableCommand {
 
   private struct Line<Result: Encodable>: Encodable {
     var device: String
+    var weights: String
     var copyBandwidth: Double
     var result: Result
   }
@@ -56,13 +60,20 @@ struct BenchGPUCommand: ParsableCommand {
     for name in shape where !known.contains(name) {
       throw ValidationError("--shape: '\(name)' is none of \(known.sorted().joined(separator: ", "))")
     }
+    guard weights == .bf16 || weights == .f16 else {
+      throw ValidationError("--weights: must be bf16 or f16, is \(weights.rawValue)")
+    }
+    // Random weights are not scaled for a format that ends at 65504.
+    if weights == .f16, section.isEmpty || section.contains(.decode) {
+      throw ValidationError("--weights f16: give --section other than decode")
+    }
     guard repeats >= 1, batch.values.allSatisfy({ (1...4096).contains($0) }),
       (context?.values ?? []).allSatisfy({ (1...1 << 20).contains($0) })
     else { throw ValidationError("--repeats, --batch and --context must be positive and sensible") }
   }
 
   func run() throws {
-    let backend = try place.device.makeBackend()
+    let backend = try place.device.makeBackend(weights: weights)
     let bandwidth = try Device.measureCopyBandwidth(backend, byteCount: tiny ? 1 << 24 : 4 << 30)
     let sections = section.isEmpty ? Section.allCases : section
     func emit(_ result: some Encodable) throws {
@@ -70,7 +81,9 @@ struct BenchGPUCommand: ParsableCommand {
       encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
       let line = String(
         decoding: try encoder.encode(
-          Line(device: backend.name, copyBandwidth: bandwidth, result: result)), as: UTF8.self)
+          Line(
+            device: backend.name, weights: weights.rawValue, copyBandwidth: bandwidth, result: result)),
+        as: UTF8.self)
       print(line)
       if let json { try appendLines([line], to: json) }
       if let failure = backend.failure { throw failure }
@@ -125,19 +138,21 @@ struct BenchGPUCommand: ParsableCommand {
     let bench = ShapeBench(backend, repeats: repeats)
     let shapes = tiny ? ShapeBench.Shape.tiny : ShapeBench.Shape.published
     for shape in shapes where self.shape.isEmpty || self.shape.contains(shape.name) {
+      var cells: [ShapeBench.Cell] = []
       for context in contexts(shape) {
         for size in tiny ? [1, 3] : batch.values {
           let needed = ShapeBench.memoryBytes(shape, batch: size, context: context)
-          if let available = backend.availableMemory, needed > available {
-            try emit(
-              Skipped(
-                skipped: "\(shape.name), batch \(size), context \(context)",
-                reason: "needs \(needed >> 30) of \(available >> 30) GiB"))
+          guard let available = backend.availableMemory, needed > available else {
+            cells.append(.init(batch: size, context: context))
             continue
           }
-          for row in try bench.run(shape, batch: size, context: context) { try emit(row) }
+          try emit(
+            Skipped(
+              skipped: "\(shape.name), batch \(size), context \(context)",
+              reason: "needs \(needed >> 30) of \(available >> 30) GiB"))
         }
       }
+      if !cells.isEmpty { try bench.run(shape, cells: cells) { for row in $0 { try emit(row) } } }
     }
   }
 
@@ -147,6 +162,7 @@ struct BenchGPUCommand: ParsableCommand {
     if tiny { return [20] }
     switch shape.name {
     case "llama-3.1-8b", "mistral-7b": return [1024, 8192]
+    case "llama-3.1-70b": return [8192]
     case "llama-2-7b", "llama-2-13b": return [512, 3968]
     default: return [512, 1920]
     }
@@ -154,8 +170,10 @@ struct BenchGPUCommand: ParsableCommand {
 
   private var attentionShapes: [(AttentionBench.Shape, [Double])] {
     if tiny { return [(.init(heads: 8, kvHeads: 4, headDim: 16, context: 70, batch: 3), [0.5])] }
+    let opt66B = { AttentionBench.Shape(heads: 72, kvHeads: 72, headDim: 128, context: 1920, batch: $0) }
     return [
-      (.init(heads: 72, kvHeads: 72, headDim: 128, context: 1920, batch: 64), [0.3, 0.5, 0.625]),
+      (opt66B(64), [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.625, 0.7, 0.8, 0.9, 1]),
+      (opt66B(16), [0.3]), (opt66B(4), [0.3]), (opt66B(1), [0.3]),
       (.init(heads: 32, kvHeads: 32, headDim: 128, context: 3968, batch: 64), [0.3, 0.5, 0.625]),
       (.init(heads: 32, kvHeads: 8, headDim: 128, context: 8192, batch: 64), [0.3, 0.5, 0.625]),
       (.init(heads: 32, kvHeads: 8, headDim: 128, context: 4096, batch: 1), [0.5]),
