@@ -30,10 +30,7 @@ public enum ThresholdSearch {
 
   /// Offsets of the `count` largest values; ties go to the lower offset.
   static func largest(_ count: Int, of values: ArraySlice<Float>) -> [Int] {
-    let start = values.startIndex
-    let order = (0..<values.count).sorted { a, b in
-      values[start + a] != values[start + b] ? values[start + a] > values[start + b] : a < b
-    }
-    return Array(order.prefix(count))
+    let order = values.indices.sorted { (values[$0], $1) > (values[$1], $0) }
+    return order.prefix(count).map { $0 - values.startIndex }
   }
 }

@@ -243,9 +243,9 @@ extension SparsityProfile {
     for (what, values) in arrays where !values.allSatisfy(\.isFinite) {
       throw .profile(path: path, reason: "\(what): a number that is not finite")
     }
+    let qualities: [Double] = layerQuality.flatMap { [$0.r2] + $0.deviationRecall + $0.normRecall }
     let numbers =
-      curve.flatMap { [$0.wanted, $0.got, $0.perplexity, $0.divergence] }
-      + layerQuality.flatMap { [$0.r2] + $0.deviationRecall + $0.normRecall } + recallDensities
+      curve.flatMap { [$0.wanted, $0.got, $0.perplexity, $0.divergence] } + qualities + recallDensities
       + [densePerplexity]
     guard numbers.allSatisfy(\.isFinite) else {
       throw .profile(path: path, reason: "quality curve: a number that is not finite")

@@ -186,7 +186,7 @@ import Testing
   }
 
   @Test func exponentialsAreAccurate() {
-    let arguments = (0..<3001).map { -Float($0) * 0.029 } + [-87.5, -1000, -.infinity, 0]
+    let arguments = (0..<3001).map { -Float($0) * 0.029 } + [-87.5, -1000, -Float.infinity, 0]
     var result = Array(repeating: Float(-1), count: arguments.count)
     let sum = arguments.withUnsafeBufferPointer { row in
       result.withUnsafeMutableBufferPointer {

@@ -249,7 +249,7 @@ import Testing
       .init(positions: 15..<18, pages: [7, 2]), .init(positions: 0..<1, pages: [0]),
     ])
     #expect(layout.positions == [15, 16, 17, 0])
-    #expect(layout.slots == [7 * 16 + 15, 32, 33, 0])
+    #expect(layout.slots == ([7 * 16 + 15, 32, 33, 0] as [Int32]))
     #expect(layout.rowSequences == [0, 0, 0, 1])
     #expect(layout.lastRows == [2, 3])
     #expect(layout.blockTables == HostTensor([7, 2, 0, 0], rows: 2))
