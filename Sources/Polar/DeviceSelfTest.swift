@@ -54,7 +54,8 @@ public struct DeviceSelfTest {
       if let last = results.last { progress?(last) }
     }
     let device = try Side(model, isDemo: isDemo, on: backend)
-    let cpu = try Side(model, isDemo: isDemo, on: try CPUBackend())
+    let cpu = try Side(
+      model, isDemo: isDemo, on: try CPUBackend(kvDType: backend.kvDType == .i8 ? .i8 : .bf16))
     for (ours, theirs) in zip(device.policies, cpu.policies) {
       let counts = compare(
         device, ours.policy, cpu, theirs.policy, steps: steps, longestPrompt: longestPrompt)

@@ -20,6 +20,8 @@ struct DoctorCommand: ParsableCommand {
   var steps = 300
   @Option(help: "Run only checks of the conformance suite whose name contains this, and no model.")
   var only: String?
+  @Option(name: .customLong("kv"), help: "How the checks store K and V: bf16, or int8 (CPU).")
+  var kvFormat = KVFormat.bf16
   @OptionGroup var place: DeviceOptions
   @Flag(help: "Print JSON.")
   var json = false
@@ -43,7 +45,7 @@ struct DoctorCommand: ParsableCommand {
   func run() throws {
     let cuda = CUDAReport()
     if !json { for line in cuda.lines { print("cuda        \(line)") } }
-    let backend = try place.device.makeBackend()
+    let backend = try place.device.makeBackend(kv: kvFormat)
     let limits = try Device.measureLimits(threads: place.threads)
     var report = Report(
       processor: processorName(), cores: ProcessInfo.processInfo.activeProcessorCount,
