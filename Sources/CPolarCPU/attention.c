@@ -151,7 +151,7 @@ static void run_part(
   const int32_t total = selected_rows(job, task, set->pages);
   int32_t head = 0, done = 0;
   while ((set->rows = gather_heads(job, scratch, task, set->pages, &head, span_rows(head_dim))) > 0) {
-    polar_gather_queries(scratch, set->rows, head_dim);
+    polar_prepare_queries(job, scratch, set->rows);
     for (int32_t chunk = low; chunk < high; chunk++) {
       polar_run_chunk(job, scratch, set, task->first_chunk + chunk, NULL);
       for (int r = 0; r < set->rows; r++) {
@@ -316,16 +316,20 @@ static token_group item_tokens(const attention_job *job, int64_t item) {
   return job->context->plan->groups[job->tasks - 1 - item % job->tasks];
 }
 
-// Fetches what an item's rows read and write, pieces of long rows.
-static void fetch_item(const attention_job *job, int64_t item) {
+// What an item's rows read and write.
+static polar_fetch item_memory(const attention_job *job, int64_t item) {
   const polar_attention_args *args = job->args;
   const token_group tokens = item_tokens(job, item);
   const int64_t width = (int64_t)job->group_heads * args->kv.head_dim, at = item / job->tasks * width;
-  for (int64_t row = tokens.row; row < tokens.row + tokens.count; row++)
-    for (int64_t d = 0; d < width; d += 16) {
-      __builtin_prefetch(args->query + row * args->query_stride + at + d, 0, 2);
-      __builtin_prefetch(args->out + row * args->out_stride + at + d, 1, 2);
-    }
+  const int32_t lines = (int32_t)((width + 15) / 16);
+  return (polar_fetch){
+    .source = (const char *)(args->query + tokens.row * args->query_stride + at),
+    .target = (const char *)(args->out + tokens.row * args->out_stride + at),
+    .source_stride = args->query_stride * (int64_t)sizeof(float) - lines * 64,
+    .target_stride = args->out_stride * (int64_t)sizeof(float) - lines * 64,
+    .rows = tokens.count,
+    .lines = lines,
+  };
 }
 
 static void run_prefill(void *argument, int thread, int threads) {
@@ -339,7 +343,8 @@ static void run_prefill(void *argument, int thread, int threads) {
   while (next < items) {
     const int64_t item = next;
     next = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
-    if (next < items) fetch_item(job, next);
+    polar_fetch fetch;
+    if (next < items) fetch = item_memory(job, next);
     const int32_t group = (int32_t)(item / job->tasks);
     const token_group tokens = item_tokens(job, item);
     row_set set = {
@@ -360,6 +365,7 @@ static void run_prefill(void *argument, int thread, int threads) {
         scratch->starts[r] = window_start(args, args->positions[row]);
         scratch->limits[r] = args->positions[row] + 1;
       }
+      set.fetch = next < items && start + most >= rows ? &fetch : NULL;
       if (local) {
         polar_run_local(job, scratch, &set, NULL);
       } else {

@@ -19,6 +19,7 @@ typedef struct {
   int32_t group;
   int32_t first, pages;  // first page that a row sees, and the page behind the last
   const int32_t *table;
+  polar_fetch *fetch;    // what is read and written after the set, or NULL
 } row_set;
 
 static inline int32_t pages_for(int32_t tokens) { return (tokens + POLAR_PAGE - 1) / POLAR_PAGE; }
@@ -27,8 +28,8 @@ static inline const char *head_blocks(const polar_kv *kv, int32_t group) {
   return (const char *)kv->blocks + group * kv->pages * polar_kv_block_bytes(kv->type, kv->head_dim);
 }
 
-// The queries of a set's rows, into the scratch.
-void polar_gather_queries(polar_scratch *scratch, int rows, int32_t head_dim);
+// Writes the queries of the first `rows` sources of the scratch as the kernels want them.
+void polar_prepare_queries(const attention_job *job, polar_scratch *scratch, int rows);
 // Runs the kernel on chunk `chunk` of `set`; partials land in the scratch's m, l and o. `next`: blocks that are read behind
 // the set, or NULL.
 void polar_run_chunk(

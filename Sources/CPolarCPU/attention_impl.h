@@ -201,6 +201,12 @@ ATTENTION_STEP(2)
 ATTENTION_STEP(3)
 ATTENTION_STEP(4)
 
+static void FN(attention_queries)(const polar_queries *queries) {
+  const size_t head_dim = (size_t)queries->head_dim;
+  for (int r = 0; r < queries->rows; r++)
+    __builtin_memcpy(queries->q + (size_t)r * head_dim, queries->source[r], sizeof(float) * head_dim);
+}
+
 static void FN(attention)(const polar_span *span) {
   typedef void (*step)(const polar_span *, const FN(att_tile) *, int, int, int, vf *);
   static const step steps[] = {FN(att_step_1), FN(att_step_2), FN(att_step_3), FN(att_step_4)};
@@ -233,6 +239,7 @@ static void FN(attention)(const polar_span *span) {
         tile.next[i] = (const void *)span->next[i];
       }
     }
+    if (span->fetch) polar_fetch_step(span->fetch);
     for (int row = 0; row < span->rows;) {
       const int left = span->rows - row;
       const int count = left == 5 || left == 6 ? 3 : left < 4 ? left : 4;

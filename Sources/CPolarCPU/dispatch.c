@@ -31,7 +31,7 @@ int polar_isa_supported(int isa) {
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
       && __builtin_cpu_supports("avx512dq")
       && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16")
-      && __builtin_cpu_supports("avx512vnni");
+      && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
 #elif defined(__aarch64__)
   if (isa == POLAR_ISA_NEON) return supports_i8mm();
 #endif

@@ -22,6 +22,39 @@ enum {
 
 #define POLAR_ALWAYS_INLINE static inline __attribute__((always_inline))
 
+// The queries of some rows, for `attention`.
+typedef struct {
+  const float *const *source;  // [rows] of head_dim
+  int32_t type;                // of K and V
+  int32_t head_dim, rows;
+  float scale;                 // of scores, times log2(e)
+  float *q;                    // out, by instruction set: [POLAR_SPAN_ELEMENTS]
+  uint16_t *scratch;           // out, by instruction set: [POLAR_SPAN_ELEMENTS]
+} polar_queries;
+
+// What is read and written next, rows of memory of which some lines are fetched in every softmax step.
+typedef struct {
+  const char *source, *target;            // the next lines
+  int64_t source_stride, target_stride;   // bytes from the end of a row to the next one
+  int32_t rows, lines;                    // what is left; lines per row
+  int32_t line;                           // of the row
+  int32_t step;                           // lines per softmax step
+} polar_fetch;
+
+static inline void polar_fetch_step(polar_fetch *fetch) {
+  for (int32_t i = 0; i < fetch->step && fetch->rows > 0; i++) {
+    __builtin_prefetch(fetch->source, 0, 2);
+    __builtin_prefetch(fetch->target, 1, 2);
+    fetch->source += 64;
+    fetch->target += 64;
+    if (++fetch->line < fetch->lines) continue;
+    fetch->line = 0;
+    fetch->rows--;
+    fetch->source += fetch->source_stride;
+    fetch->target += fetch->target_stride;
+  }
+}
+
 // Attention of some query rows over up to `pages` pages of one KV head.
 typedef struct {
   const char *blocks;        // the KV head's first block
@@ -32,12 +65,13 @@ typedef struct {
   int32_t first;             // pages before it are not read: no row sees them
   int32_t head_dim, rows;
   float scale;               // of scores, times log2(e)
-  const float *q;            // [rows][head_dim]
+  const float *q;            // as `queries` has written them
+  const uint16_t *scratch;
   // [rows] the first visible token of the span and the one behind the last; both may lie outside of it
   const int32_t *starts, *limits;
   const char *next[POLAR_NEXT_PAGES];  // blocks read after this span, or NULL: prefetched
+  polar_fetch *fetch;        // or NULL
   float *m, *l, *o;          // out: [rows] maximum (base 2), [rows] sum, [rows][head_dim] weighted values
-  uint16_t *scratch;         // [POLAR_SPAN_ELEMENTS]
   uint16_t *tile;            // [POLAR_TILE_ELEMENTS]
 } polar_span;
 
@@ -107,6 +141,8 @@ struct polar_kernels {
   // One row of activations as bf16; NULL when `linear` reads f32.
   void (*prepare)(uint16_t *out, const float *x, int64_t inputs);
   const polar_int_kernels *ints;
+  // Writes the queries of some rows as `attention` wants them, for all spans of these rows.
+  void (*queries)(const polar_queries *queries);
   void (*attention)(const polar_span *span);
   // Folds the partial of one chunk (m, l, o) into a running one; `first` starts it.
   void (*fold)(int first, polar_partial *total, float m, float l, const float *o, int32_t head_dim);
@@ -132,6 +168,7 @@ extern const polar_kernels polar_kernels_neon;
 #if defined(__x86_64__)
 extern const polar_kernels polar_kernels_avx2;
 extern const polar_kernels polar_kernels_avx512;
+void polar_attention_queries_avx512(const polar_queries *queries);
 void polar_attention_avx512(const polar_span *span);
 void polar_selective_up_avx512(
   const polar_selective_args *args, int64_t entries, int64_t row_low, int64_t row_high, int64_t low, int64_t high,
@@ -139,6 +176,7 @@ void polar_selective_up_avx512(
 void polar_selective_down_avx512(
   const polar_selective_args *args, int64_t entries, int64_t row_low, int64_t row_high, int64_t low, int64_t high,
   uint16_t *scratch);
+void polar_attention_int8_queries_avx512(const polar_queries *queries);
 void polar_attention_int8_avx512(const polar_span *span);
 #endif
 

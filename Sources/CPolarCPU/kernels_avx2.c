@@ -26,6 +26,7 @@
 const polar_kernels polar_kernels_avx2 = {
   .linear = linear_avx2,
   .ints = &polar_int_kernels_avx2,
+  .queries = attention_queries_avx2,
   .attention = attention_avx2,
   .fold = fold_avx2,
   .finish = finish_avx2,

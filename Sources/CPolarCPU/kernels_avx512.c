@@ -130,6 +130,7 @@ const polar_kernels polar_kernels_avx512 = {
   .linear = linear_avx512,
   .prepare = convert_avx512,
   .ints = &polar_int_kernels_avx512,
+  .queries = polar_attention_queries_avx512,
   .attention = polar_attention_avx512,
   .fold = fold_avx512,
   .finish = finish_avx512,

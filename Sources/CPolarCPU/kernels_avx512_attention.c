@@ -1,5 +1,6 @@
-// Attention for AVX-512 with BF16. Queries and softmax weights are rounded to bf16; a row's sum is that of its rounded
-// weights. A score is one chain over pairs of dimensions and an output element one chain over pairs of tokens.
+// Attention for AVX-512 with BF16. Queries (times the scale of scores) and softmax weights are rounded to bf16; a row's sum is
+// that of its rounded weights. A score is one chain over pairs of dimensions and an output element one chain over pairs of
+// tokens.
 //
 // Weights are 2^(score - m) with m an integer that a row raises, after every 32 tokens, only when a score exceeds it by
 // more than 8: mostly the running output is not rescaled at all, and nothing is reduced across a vector. Raising is
@@ -13,7 +14,7 @@
 #define VW 16
 
 #pragma clang attribute push( \
-  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma"))), apply_to = function)
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx2,fma"))), apply_to = function)
 #include "vec.h"
 #include "bf16_dot.h"
 
@@ -26,16 +27,44 @@ enum {
   STREAM_ROWS = 8,  // up to so many rows, reading the pages takes longer than computing
 };
 
-// 2^(y - m) for integer m, by a fit of 2^f on 0 ... 1 that is off by at most 9e-5, a fraction of what bf16 rounds; 0 for
-// y = -inf.
-POLAR_ALWAYS_INLINE vf att_weight(vf y, vf m) {
-  const vf f = (vf)_mm512_reduce_ps((__m512)y, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-  vf p = FN(splat)(7.706705426e-2f);
-  p = p * f + 2.276449700e-1f;
-  p = p * f + 6.951167952e-1f;
-  p = p * f + 1.0f;
-  return (vf)_mm512_scalef_ps((__m512)p, (__m512)(y - m));
+// The mantissas of bf16 numbers, round(128 * (2^(i / 256) - 1)).
+static const uint8_t att_mantissas[256] __attribute__((aligned(64))) = {
+  0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 7, 8, 8,
+  9, 9, 9, 10, 10, 10, 11, 11, 12, 12, 12, 13, 13, 13, 14, 14, 15, 15, 15, 16, 16, 17, 17, 17,
+  18, 18, 19, 19, 19, 20, 20, 21, 21, 21, 22, 22, 23, 23, 23, 24, 24, 25, 25, 25, 26, 26, 27, 27,
+  28, 28, 28, 29, 29, 30, 30, 31, 31, 31, 32, 32, 33, 33, 34, 34, 34, 35, 35, 36, 36, 37, 37, 38,
+  38, 38, 39, 39, 40, 40, 41, 41, 42, 42, 43, 43, 43, 44, 44, 45, 45, 46, 46, 47, 47, 48, 48, 49,
+  49, 50, 50, 51, 51, 52, 52, 53, 53, 54, 54, 54, 55, 55, 56, 56, 57, 57, 58, 58, 59, 60, 60, 61,
+  61, 62, 62, 63, 63, 64, 64, 65, 65, 66, 66, 67, 67, 68, 68, 69, 69, 70, 70, 71, 72, 72, 73, 73,
+  74, 74, 75, 75, 76, 76, 77, 78, 78, 79, 79, 80, 80, 81, 82, 82, 83, 83, 84, 84, 85, 86, 86, 87,
+  87, 88, 88, 89, 90, 90, 91, 91, 92, 93, 93, 94, 94, 95, 96, 96, 97, 97, 98, 99, 99, 100, 100, 101,
+  102, 102, 103, 104, 104, 105, 105, 106, 107, 107, 108, 109, 109, 110, 111, 111, 112, 113, 113, 114, 115, 115, 116, 116,
+  117, 118, 118, 119, 120, 120, 121, 122, 123, 123, 124, 125, 125, 126, 127, 127,
+};
+static const uint16_t att_low_words[32] __attribute__((aligned(64))) = {
+  0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+  32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62,
+};
+
+// 2^(a - m) and 2^(b - m) as bf16, for integer m and differences of at most 8 or -inf. A difference is rounded to a multiple
+// of 2^-8 by adding a number whose last place that is. The lower half of the sum is then an exponent and the index of a
+// mantissa. Ports that multiply are left to the products.
+POLAR_ALWAYS_INLINE vu att_weights(vf a, vf b, vf m) {
+  const vf zero = FN(splat)(49152), bias = FN(splat)(49152 + 127);
+  a = (vf)_mm512_max_ps((__m512)(a - m + bias), (__m512)zero);
+  b = (vf)_mm512_max_ps((__m512)(b - m + bias), (__m512)zero);
+  const __m512i words = _mm512_permutex2var_epi16((__m512i)a, _mm512_load_si512(att_low_words), (__m512i)b);
+  const __m512i lower = _mm512_permutex2var_epi8(
+    _mm512_load_si512(att_mantissas), words, _mm512_load_si512(att_mantissas + 64));
+  const __m512i upper = _mm512_permutex2var_epi8(
+    _mm512_load_si512(att_mantissas + 128), words, _mm512_load_si512(att_mantissas + 192));
+  const __m512i mantissas = _mm512_mask_mov_epi8(lower, _mm512_movepi8_mask(words), upper);
+  const vu low = (vu){0} + 0x007f007f;
+  return ((vu)mantissas & low) | ((vu)_mm512_srli_epi16(words, 1) & ~low);
 }
+
+// acc plus the sums of pairs of weights.
+POLAR_ALWAYS_INLINE vf att_add(vf acc, vu weights) { return FN(pair_dot)(acc, weights, (vu){0} + 0x3f803f80); }
 
 // Scores of R rows against P pages. Fetches a block on the way.
 POLAR_ALWAYS_INLINE void att_scores(
@@ -148,9 +177,14 @@ POLAR_ALWAYS_INLINE void att_all_values(
   }
 }
 
-// Raises a row's m to what the scores of a step ask for, and rescales its sum and its output so far.
-static __attribute__((noinline)) float att_raise(float m, __m512 top, vf *sum, float *o, int64_t head_dim) {
-  const float raised = __builtin_ceilf(_mm512_reduce_max_ps(top));
+// Raises a row's m to what the scores a and b of a step ask for, and rescales its sum and its output so far. Scores that are
+// not numbers, or infinite, make the sum none.
+static __attribute__((noinline)) float att_raise(float m, __m512 a, __m512 b, vf *sum, float *o, int64_t head_dim) {
+  const float raised = __builtin_ceilf(_mm512_reduce_max_ps(_mm512_max_ps(a, b)));
+  if (_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) || raised == __builtin_inff()) {
+    *sum = FN(splat)(__builtin_nanf(""));
+    return m;
+  }
   if (m == NEVER) return raised;  // nothing has been summed up
   const vf factor = (vf)_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(m - raised));
   *sum = *sum * factor;
@@ -158,8 +192,9 @@ static __attribute__((noinline)) float att_raise(float m, __m512 top, vf *sum, f
   return raised;
 }
 
-POLAR_ALWAYS_INLINE int att_exceeds(__m512 top, float m) {
-  return _mm512_cmp_ps_mask(top, _mm512_set1_ps(m + 8), _CMP_GT_OQ) != 0;
+// The lanes of `lanes` in which a score asks for no other m than m8 - 8.
+POLAR_ALWAYS_INLINE __mmask16 att_fits(__mmask16 lanes, vf scores, vf m8) {
+  return _mm512_mask_cmp_ps_mask(lanes, (__m512)scores, (__m512)m8, _CMP_LE_OQ);
 }
 
 // One softmax step of R rows over the two pages from `page` of the step on, of whose scores y has P vectors per row.
@@ -171,28 +206,24 @@ POLAR_ALWAYS_INLINE void att_accumulate(
   uint16_t p[4 * POLAR_TILE_TOKENS] __attribute__((aligned(64)));
 #pragma clang loop unroll(full)
   for (int r = 0; r < R; r++) {
-    const vf a = y[r * P + page], b = y[r * P + page + 1];
-    const __m512 top = _mm512_max_ps((__m512)a, (__m512)b);
-    if (att_exceeds(top, span->m[row + r]))
-      span->m[row + r] = att_raise(span->m[row + r], top, &sums[row + r], o + r * head_dim, head_dim);
-    const vf m = FN(splat)(span->m[row + r]);
-    const __m512bh both = _mm512_cvtne2ps_pbh((__m512)att_weight(b, m), (__m512)att_weight(a, m));
-    _mm512_store_si512(p + r * POLAR_TILE_TOKENS, (__m512i)both);
-    sums[row + r] = FN(pair_dot)(sums[row + r], (vu)both, (vu)_mm512_set1_epi32(0x3f803f80));
+    const vf a = y[r * P + page], b = y[r * P + page + 1], m8 = FN(splat)(span->m[row + r] + 8);
+    if (att_fits(att_fits(0xffff, a, m8), b, m8) != 0xffff)
+      span->m[row + r] =
+        att_raise(span->m[row + r], (__m512)a, (__m512)b, &sums[row + r], o + r * head_dim, head_dim);
+    const vu weights = att_weights(a, b, FN(splat)(span->m[row + r]));
+    _mm512_store_si512(p + r * POLAR_TILE_TOKENS, (__m512i)weights);
+    sums[row + r] = att_add(sums[row + r], weights);
   }
   att_all_values(R, block + page, next, head_dim, visible - page * POLAR_PAGE, p, o);
 }
 
-// Scales the scores of R rows against P pages, of which the first one's tokens start at `start` of the span, and masks what
-// is not visible; returns how many tokens are, of the row that sees most.
+// Masks what is not visible in the scores of R rows against P pages, of which the first one's tokens start at `start` of the
+// span; returns how many tokens are, of the row that sees most.
 POLAR_ALWAYS_INLINE int att_mask(const int R, const int P, const polar_span *span, int start, int row, vf *y) {
-  const vf scale = FN(splat)(span->scale);
   const int tokens = P * POLAR_PAGE;
   int visible = 0;
 #pragma clang loop unroll(full)
   for (int r = 0; r < R; r++) {
-#pragma clang loop unroll(full)
-    for (int p = 0; p < P; p++) y[r * P + p] = y[r * P + p] * scale;
     const int low = span->starts[row + r] - start, high = span->limits[row + r] - start;
     visible = high > visible ? high : visible;
     if (low <= 0 && high >= tokens) continue;
@@ -223,6 +254,7 @@ POLAR_ALWAYS_INLINE void att_score_range(
   const uint16_t *const *block, const uint16_t *q, const int64_t head_dim, int64_t d, const int64_t end, vf *acc
 ) {
   enum { R = 4, P = POLAR_TILE_PAGES };
+#pragma clang loop unroll(disable)
   for (; d < end; d += 2) {
     vu keys[P];
 #pragma clang loop unroll(full)
@@ -236,18 +268,34 @@ POLAR_ALWAYS_INLINE void att_score_range(
   }
 }
 
-// The weights of a row for four pages, of which no score asks for another m.
-POLAR_ALWAYS_INLINE void att_weigh(const polar_span *span, int row, const vf *scores, uint16_t *p, vf *sums) {
-  const vf m = FN(splat)(span->m[row]);
-  vf sum = sums[row];
+// The m that a row that has seen nothing takes from its first scores; NEVER where there are none, or none that will do.
+POLAR_ALWAYS_INLINE float att_first(vf a, vf b) {
+  const float top = __builtin_ceilf(_mm512_reduce_max_ps(_mm512_max_ps((__m512)a, (__m512)b)));
+  const int numbers = _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q) == 0;
+  return numbers && top > NEVER && top < __builtin_inff() ? top : NEVER;
+}
+
+// True when the scores of four rows against four pages ask for no other m. Rows that have seen nothing get theirs.
+POLAR_ALWAYS_INLINE int att_all_fit(const polar_span *span, int row, const vf *y) {
+  enum { R = 4, P = POLAR_TILE_PAGES };
+  int all = 0xffff;
 #pragma clang loop unroll(full)
-  for (int i = 0; i < POLAR_TILE_PAGES; i += STEP_PAGES) {
-    const __m512bh both =
-      _mm512_cvtne2ps_pbh((__m512)att_weight(scores[i + 1], m), (__m512)att_weight(scores[i], m));
-    _mm512_store_si512(p + i * POLAR_PAGE, (__m512i)both);
-    sum = FN(pair_dot)(sum, (vu)both, (vu)_mm512_set1_epi32(0x3f803f80));
+  for (int r = 0; r < R; r++) {
+    if (span->m[row + r] == NEVER) span->m[row + r] = att_first(y[r * P], y[r * P + 1]);
+    const vf m8 = FN(splat)(span->m[row + r] + 8);
+    __mmask16 fits = 0xffff;
+#pragma clang loop unroll(full)
+    for (int p = 0; p < P; p++) fits = att_fits(fits, y[r * P + p], m8);
+    all &= fits;
   }
-  sums[row] = sum;
+  return all == 0xffff;
+}
+
+// The weights of a row for two pages of which no score asks for another m.
+POLAR_ALWAYS_INLINE void att_weigh(const polar_span *span, int row, const vf *y, uint16_t *p, vf *sums) {
+  const vu weights = att_weights(y[0], y[1], FN(splat)(span->m[row]));
+  _mm512_store_si512(p, (__m512i)weights);
+  sums[row] = att_add(sums[row], weights);
 }
 
 // Rows `low` ..< `high`, four at a time, over four pages. The weights of four rows are computed between the products of the
@@ -255,22 +303,15 @@ POLAR_ALWAYS_INLINE void att_weigh(const polar_span *span, int row, const vf *sc
 POLAR_ALWAYS_INLINE void att_tile(
   const int64_t head_dim, const polar_span *span, const uint16_t *const *block, int start, int low, int high, vf *sums
 ) {
-  enum { R = 4, P = POLAR_TILE_PAGES };
+  enum { R = 4, P = POLAR_TILE_PAGES, PARTS = R * P / STEP_PAGES };
   vf y[R * P];
   if (low >= high) return;
   att_scores(R, P, block, NULL, span->scratch + low * head_dim, head_dim, y);
   for (int row = low; row < high; row += R) {
     uint16_t p[R * POLAR_TILE_TOKENS] __attribute__((aligned(64)));
     int visible = att_mask(R, P, span, start, row, y);
-    int raises = 0;
-#pragma clang loop unroll(full)
-    for (int r = 0; r < R; r++) {
-      const __m512 left = _mm512_max_ps((__m512)y[r * P], (__m512)y[r * P + 1]);
-      const __m512 right = _mm512_max_ps((__m512)y[r * P + 2], (__m512)y[r * P + 3]);
-      raises |= att_exceeds(_mm512_max_ps(left, right), span->m[row + r]);
-    }
     const uint16_t *q = span->scratch + (row + R) * head_dim;
-    if (raises) {
+    if (!att_all_fit(span, row, y)) {
       const int first = visible < STEP_TOKENS ? visible : STEP_TOKENS;
       att_accumulate(R, P, head_dim, span, block, 0, NULL, row, first, y, sums);
       att_accumulate(R, P, head_dim, span, block, STEP_PAGES, NULL, row, visible, y, sums);
@@ -282,15 +323,18 @@ POLAR_ALWAYS_INLINE void att_tile(
 #pragma clang loop unroll(full)
       for (int i = 0; i < R * P; i++) acc[i] = (vf){0};
 #pragma clang loop unroll(full)
-      for (int r = 0; r < R; r++) {
-        att_weigh(span, row + r, y + r * P, p + r * POLAR_TILE_TOKENS, sums);
-        att_score_range(block, q, head_dim, head_dim / 2 * r / R * 2, head_dim / 2 * (r + 1) / R * 2, acc);
+      for (int i = 0; i < PARTS; i++) {
+        att_weigh(span, row + i * R / PARTS, y + i * STEP_PAGES, p + i * STEP_TOKENS, sums);
+        // Loads that are made earlier would push the sums out of the registers.
+        __asm__ volatile("" : : : "memory");
+        att_score_range(block, q, head_dim, head_dim / 2 * i / PARTS * 2, head_dim / 2 * (i + 1) / PARTS * 2, acc);
       }
 #pragma clang loop unroll(full)
       for (int i = 0; i < R * P; i++) y[i] = acc[i];
     } else {
 #pragma clang loop unroll(full)
-      for (int r = 0; r < R; r++) att_weigh(span, row + r, y + r * P, p + r * POLAR_TILE_TOKENS, sums);
+      for (int i = 0; i < PARTS; i++)
+        att_weigh(span, row + i * R / PARTS, y + i * STEP_PAGES, p + i * STEP_TOKENS, sums);
     }
     att_all_values(R, block, NULL, head_dim, visible, p, span->o + row * head_dim);
   }
@@ -341,6 +385,21 @@ static const uint16_t *att_next(const polar_span *span, int page) {
   return page - span->pages < POLAR_NEXT_PAGES ? (const void *)span->next[page - span->pages] : NULL;
 }
 
+void polar_attention_queries_avx512(const polar_queries *queries) {
+  if (queries->type == POLAR_KV_INT8) {
+    polar_attention_int8_queries_avx512(queries);
+    return;
+  }
+  const int64_t head_dim = queries->head_dim;
+  uint16_t *out = queries->scratch;
+  for (int r = 0; r < queries->rows; r++, out += head_dim) {
+    const float *q = queries->source[r];
+    int64_t d = 0;
+    for (; d + VW <= head_dim; d += VW) FN(store_bf16)(out + d, FN(load)(q + d) * queries->scale);
+    for (; d < head_dim; d++) out[d] = polar_bf16(q[d] * queries->scale);
+  }
+}
+
 void polar_attention_avx512(const polar_span *span) {
   if (span->type == POLAR_KV_INT8) {
     polar_attention_int8_avx512(span);
@@ -353,7 +412,6 @@ void polar_attention_avx512(const polar_span *span) {
     sums[r] = (vf){0};
     span->m[r] = NEVER;
   }
-  FN(convert)(span->scratch, span->q, (int64_t)span->rows * span->head_dim);
   __builtin_memset(span->o, 0, sizeof(float) * (size_t)span->rows * (size_t)span->head_dim);
   const int most = span->rows > STREAM_ROWS ? POLAR_TILE_PAGES : STEP_PAGES;
   for (int page = span->first / most * most, pages; page < span->pages; page += pages) {
@@ -362,6 +420,7 @@ void polar_attention_avx512(const polar_span *span) {
     for (int i = 0; i < pages; i++) block[i] = att_block(span, page + i);
     const uint16_t *const *next = NULL;
     int blocked = 0;
+    if (span->fetch) polar_fetch_step(span->fetch);
     if (most == STEP_PAGES) {
       for (int i = 0; i < STEP_PAGES; i++) following[i] = att_next(span, page + STEP_PAGES + i);
       next = following;

@@ -20,12 +20,18 @@ enum {
   CODES = 64,  // bytes of one row's weights of a step
 };
 
+// What is known of queries besides their bytes, which are high ones [rows][padded] and then low ones. Lies in a span's `q`.
+typedef struct {
+  int32_t high_start[POLAR_SPAN_ROWS], low_start[POLAR_SPAN_ROWS];  // -128 * the sum of the bytes
+  float factor[POLAR_SPAN_ROWS];  // of a sum, for a score in powers of two
+} att_queries;
+
 // What attention works with besides the span.
 typedef struct {
   const int8_t *high, *low;  // [rows][padded]: the queries as bytes
   int64_t padded;
-  int32_t high_start[POLAR_SPAN_ROWS], low_start[POLAR_SPAN_ROWS];  // -128 * the sum of the bytes
-  float factor[POLAR_SPAN_ROWS];  // of a sum, for a score in powers of two
+  const int32_t *high_start, *low_start;
+  const float *factor;
   float unit[POLAR_SPAN_ROWS], per_unit[POLAR_SPAN_ROWS];  // what weights times scales are counted in, and its inverse
   vf sums[POLAR_SPAN_ROWS];
 } att_state;
@@ -52,24 +58,21 @@ POLAR_ALWAYS_INLINE __mmask16 att_lanes(int64_t left) {
   return left >= VW ? 0xffff : left <= 0 ? 0 : (__mmask16)((1u << left) - 1);
 }
 
-static void att_begin(const polar_span *span, att_state *state) {
-  const int64_t padded = polar_kv_padded(span->head_dim);
-  int8_t *high = (int8_t *)span->scratch, *low = high + span->rows * padded;
-  state->high = high;
-  state->low = low;
-  state->padded = padded;
-  __builtin_memset(span->o, 0, sizeof(float) * (size_t)span->rows * (size_t)span->head_dim);
-  for (int r = 0; r < span->rows; r++, high += padded, low += padded) {
-    const float *q = span->q + (int64_t)r * span->head_dim;
+void polar_attention_int8_queries_avx512(const polar_queries *queries) {
+  const int64_t head_dim = queries->head_dim, padded = polar_kv_padded(head_dim);
+  att_queries *out = (att_queries *)(void *)queries->q;
+  int8_t *high = (int8_t *)queries->scratch, *low = high + queries->rows * padded;
+  for (int r = 0; r < queries->rows; r++, high += padded, low += padded) {
+    const float *q = queries->source[r];
     __m512 largest = _mm512_setzero_ps();
-    for (int64_t d = 0; d < span->head_dim; d += VW)
-      largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_maskz_loadu_ps(att_lanes(span->head_dim - d), q + d)));
+    for (int64_t d = 0; d < head_dim; d += VW)
+      largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_maskz_loadu_ps(att_lanes(head_dim - d), q + d)));
     const float most = _mm512_reduce_max_ps(largest);
     // Codes reach 127 * 256 + 127.
     const __m512 inverse = _mm512_set1_ps(most > 0 ? 32639.0f / most : 0);
     __m512i high_sum = _mm512_setzero_si512(), low_sum = _mm512_setzero_si512();
     for (int64_t d = 0; d < padded; d += VW) {
-      const __m512 x = _mm512_maskz_loadu_ps(att_lanes(span->head_dim - d), q + d);
+      const __m512 x = _mm512_maskz_loadu_ps(att_lanes(head_dim - d), q + d);
       const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
       const __m512i upper = _mm512_srai_epi32(_mm512_add_epi32(code, _mm512_set1_epi32(128)), 8);
       const __m512i lower = _mm512_sub_epi32(code, _mm512_slli_epi32(upper, 8));
@@ -78,9 +81,22 @@ static void att_begin(const polar_span *span, att_state *state) {
       _mm512_mask_cvtepi32_storeu_epi8(high + d, att_lanes(padded - d), upper);
       _mm512_mask_cvtepi32_storeu_epi8(low + d, att_lanes(padded - d), lower);
     }
-    state->factor[r] = span->scale * (most / 32639.0f);
-    state->high_start[r] = -128 * _mm512_reduce_add_epi32(high_sum);
-    state->low_start[r] = -128 * _mm512_reduce_add_epi32(low_sum);
+    out->factor[r] = queries->scale * (most / 32639.0f);
+    out->high_start[r] = -128 * _mm512_reduce_add_epi32(high_sum);
+    out->low_start[r] = -128 * _mm512_reduce_add_epi32(low_sum);
+  }
+}
+
+static void att_begin(const polar_span *span, att_state *state) {
+  const att_queries *queries = (const att_queries *)(const void *)span->q;
+  state->padded = polar_kv_padded(span->head_dim);
+  state->high = (const int8_t *)span->scratch;
+  state->low = state->high + span->rows * state->padded;
+  state->high_start = queries->high_start;
+  state->low_start = queries->low_start;
+  state->factor = queries->factor;
+  __builtin_memset(span->o, 0, sizeof(float) * (size_t)span->rows * (size_t)span->head_dim);
+  for (int r = 0; r < span->rows; r++) {
     state->sums[r] = (vf){0};
     span->m[r] = -3.0e38f;
     state->unit[r] = state->per_unit[r] = 1;
@@ -383,6 +399,7 @@ static void att_steps(const polar_span *span, att_state *state) {
       next[i] = att_fetches(span, block[!turn][i], page + STEP_PAGES + close + i, page + STEP_PAGES + distant + i);
     }
     int fetch = more;
+    if (span->fetch) polar_fetch_step(span->fetch);
     for (int row = 0; row < span->rows;) {
       const int left = span->rows - row;
       const int count = left == 5 || left == 6 ? 3 : left < 4 ? left : 4;

@@ -22,6 +22,7 @@
 const polar_kernels polar_kernels_generic = {
   .linear = linear_generic,
   .ints = &polar_int_kernels_generic,
+  .queries = attention_queries_generic,
   .attention = attention_generic,
   .fold = fold_generic,
   .finish = finish_generic,

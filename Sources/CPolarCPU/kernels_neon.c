@@ -26,6 +26,7 @@
 const polar_kernels polar_kernels_neon = {
   .linear = linear_neon,
   .ints = &polar_int_kernels_neon,
+  .queries = attention_queries_neon,
   .attention = attention_neon,
   .fold = fold_neon,
   .finish = finish_neon,

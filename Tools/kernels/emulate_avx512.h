@@ -55,13 +55,15 @@ static inline emulated_si512 emulated_dpbusd(emulated_si512 acc, emulated_si512 
 
 // What attention needs besides.
 typedef uint16_t __mmask16;
+typedef uint32_t __mmask32;
+typedef uint64_t __mmask64;
 typedef float emulated_ps128 __attribute__((vector_size(16)));
 typedef uint8_t emulated_si128 __attribute__((vector_size(16), aligned(1)));
 #define __m128 emulated_ps128
 #define __m128i emulated_si128
-#define _MM_FROUND_TO_NEAREST_INT 0
+#define _MM_FROUND_TO_NEG_INF 1
 #define _MM_FROUND_NO_EXC 8
-#define _CMP_GT_OQ 30
+enum { _CMP_UNORD_Q = 3, _CMP_LE_OQ = 18, _CMP_GT_OQ = 30 };
 
 #define EMULATED(type, name, arguments, expression) \
   static inline type emulated_##name arguments {    \
@@ -71,7 +73,7 @@ typedef uint8_t emulated_si128 __attribute__((vector_size(16), aligned(1)));
   }
 EMULATED(emulated_ps512, set1_ps, (float x), x)
 EMULATED(emulated_si512, set1_epi32, (int32_t x), x)
-EMULATED(emulated_ps512, reduce_ps, (emulated_ps512 x), isinf(x[i]) ? 0 : x[i] - rintf(x[i]))
+EMULATED(emulated_ps512, reduce_ps, (emulated_ps512 x), isinf(x[i]) ? 0 : x[i] - floorf(x[i]))
 EMULATED(emulated_ps512, max_ps, (emulated_ps512 a, emulated_ps512 b), a[i] > b[i] ? a[i] : b[i])
 EMULATED(emulated_ps512, abs_ps, (emulated_ps512 x), fabsf(x[i]))
 EMULATED(emulated_ps512, scalef_ps, (emulated_ps512 x, emulated_ps512 y),
@@ -86,10 +88,8 @@ static inline int32_t emulated_word(const char *p) {
 EMULATED(emulated_si512, maskz_loadu_epi32, (__mmask16 k, const char *p), k >> i & 1 ? emulated_word(p + 4 * i) : 0)
 EMULATED(emulated_si512, cvtps_epi32, (emulated_ps512 x), (int32_t)rintf(x[i]))
 EMULATED(emulated_ps512, cvtepi32_ps, (emulated_si512 x), (float)x[i])
-EMULATED(emulated_si512, srli_epi32, (emulated_si512 x, int n), (int32_t)((uint32_t)x[i] >> n))
 EMULATED(emulated_si512, slli_epi32, (emulated_si512 x, int n), (int32_t)((uint32_t)x[i] << n))
 EMULATED(emulated_si512, cvtepu16_epi32, (emulated_bh256 x), x[i])
-EMULATED(emulated_si128, cvtepi32_epi8, (emulated_si512 x), (uint8_t)x[i])
 #define _mm512_set1_ps emulated_set1_ps
 #define _mm512_setzero_ps() emulated_set1_ps(0)
 #define _mm512_set1_epi32 emulated_set1_epi32
@@ -107,15 +107,12 @@ EMULATED(emulated_si128, cvtepi32_epi8, (emulated_si512 x), (uint8_t)x[i])
 #define _mm512_load_ps(p) emulated_maskz_loadu_ps(0xffff, p)
 #define _mm512_cvtps_epi32 emulated_cvtps_epi32
 #define _mm512_cvtepi32_ps emulated_cvtepi32_ps
-#define _mm512_srli_epi32 emulated_srli_epi32
 #define _mm512_slli_epi32 emulated_slli_epi32
 #define _mm512_srai_epi32(x, n) ((x) >> (n))
 #define _mm512_add_epi32(a, b) ((a) + (b))
 #define _mm512_sub_epi32(a, b) ((a) - (b))
 #define _mm512_xor_si512(a, b) ((a) ^ (b))
 #define _mm512_cvtepu16_epi32 emulated_cvtepu16_epi32
-#define _mm512_cvtepi32_epi8 emulated_cvtepi32_epi8
-#define _mm_storeu_si128(p, x) (*(p) = (x))
 #define _mm512_cvtss_f32(x) ((x)[0])
 #define _mm_set_ss(x) ((emulated_ps128){x})
 #define _mm_getexp_ss(a, b) ((emulated_ps128){logbf((b)[0])})
@@ -138,12 +135,14 @@ static inline void emulated_mask_store_epi8(int8_t *p, __mmask16 k, emulated_si5
     memcpy((p), &v_, sizeof v_);          \
   } while (0)
 
-static inline __mmask16 emulated_greater(emulated_ps512 a, emulated_ps512 b) {
+static inline __mmask16 emulated_compare(__mmask16 lanes, emulated_ps512 a, emulated_ps512 b, int how) {
   int mask = 0;
-  for (int i = 0; i < 16; i++) mask |= (a[i] > b[i]) << i;
-  return (__mmask16)mask;
+  for (int i = 0; i < 16; i++)
+    mask |= (how == _CMP_GT_OQ ? a[i] > b[i] : how == _CMP_LE_OQ ? a[i] <= b[i] : isunordered(a[i], b[i])) << i;
+  return (__mmask16)(mask & lanes);
 }
-#define _mm512_cmp_ps_mask(a, b, how) emulated_greater(a, b)
+#define _mm512_cmp_ps_mask(a, b, how) emulated_compare(0xffff, a, b, how)
+#define _mm512_mask_cmp_ps_mask emulated_compare
 static inline float emulated_reduce_max(emulated_ps512 x) {
   float most = x[0];
   for (int i = 1; i < 16; i++) most = x[i] > most ? x[i] : most;
@@ -156,13 +155,70 @@ static inline int32_t emulated_reduce_add(emulated_si512 x) {
   return sum;
 }
 #define _mm512_reduce_add_epi32 emulated_reduce_add
-static inline emulated_bh512 emulated_cvtne2(emulated_ps512 high, emulated_ps512 low) {
-  emulated_bh512 out;
-  const emulated_bh256 a = emulated_cvtneps(low), b = emulated_cvtneps(high);
-  for (int i = 0; i < 16; i++) {
-    out[i] = a[i];
-    out[16 + i] = b[i];
+// Vectors of words and of bytes.
+typedef uint16_t emulated_words __attribute__((vector_size(64)));
+typedef uint8_t emulated_bytes __attribute__((vector_size(64)));
+#define EMULATED_WIDE(lanes, name, arguments, expression)                     \
+  static inline emulated_si512 emulated_##name arguments {                    \
+    lanes out = {0};                                                          \
+    for (int i = 0; i < (int)(sizeof out / sizeof out[0]); i++) out[i] = expression; \
+    return (emulated_si512)out;                                               \
   }
-  return out;
+#define WORDS(x) (((emulated_words)(x))[i])
+// The lane of two vectors that are packed lane by lane into one, of `n` elements per 128 bits.
+#define PACKED(a, b, n) ((i / (n)) % 2 ? (b) : (a))[i / (2 * (n)) * (n) + i % (n)]
+#define SATURATED(x, most) ((x) < 0 ? 0 : (x) > (most) ? (most) : (x))
+EMULATED_WIDE(emulated_words, set1_epi16, (int x), (uint16_t)x)
+EMULATED_WIDE(emulated_words, srli_epi16, (emulated_si512 x, int n), (uint16_t)(WORDS(x) >> n))
+EMULATED_WIDE(emulated_words, add_epi16, (emulated_si512 a, emulated_si512 b), (uint16_t)(WORDS(a) + WORDS(b)))
+EMULATED_WIDE(emulated_words, packus_epi32, (emulated_si512 a, emulated_si512 b), (uint16_t)SATURATED(PACKED(a, b, 4), 65535))
+EMULATED_WIDE(emulated_bytes, packus_epi16, (emulated_si512 a, emulated_si512 b),
+  (uint8_t)SATURATED((int16_t)PACKED((emulated_words)a, (emulated_words)b, 8), 255))
+EMULATED_WIDE(emulated_words, permutex2var_epi16, (emulated_si512 a, emulated_si512 at, emulated_si512 b),
+  (WORDS(at) & 32 ? (emulated_words)b : (emulated_words)a)[WORDS(at) & 31])
+EMULATED_WIDE(emulated_bytes, permutex2var_epi8, (emulated_si512 a, emulated_si512 at, emulated_si512 b),
+  (((emulated_bytes)at)[i] & 64 ? (emulated_bytes)b : (emulated_bytes)a)[((emulated_bytes)at)[i] & 63])
+EMULATED_WIDE(emulated_bytes, mask_mov_epi8, (emulated_si512 from, __mmask64 k, emulated_si512 x),
+  ((emulated_bytes)(k >> i & 1 ? x : from))[i])
+EMULATED_WIDE(emulated_words, maskz_loadu_epi16, (__mmask32 k, const void *p), k >> i & 1 ? ((const uint16_t *)p)[i] : 0)
+EMULATED(emulated_si512, max_epu32, (emulated_si512 a, emulated_si512 b), (uint32_t)a[i] > (uint32_t)b[i] ? a[i] : b[i])
+EMULATED(emulated_ps512, maskz_mul_ps, (__mmask16 k, emulated_ps512 a, emulated_ps512 b), k >> i & 1 ? a[i] * b[i] : 0)
+EMULATED(emulated_si512, shuffle_i32x4, (emulated_si512 a, emulated_si512 b, int how),
+  (i < 8 ? a : b)[(how >> i / 4 * 2 & 3) * 4 + i % 4])
+EMULATED(emulated_si512, unpacklo_epi32, (emulated_si512 a, emulated_si512 b), (i % 2 ? b : a)[i / 4 * 4 + i % 4 / 2])
+EMULATED(emulated_si512, unpackhi_epi32, (emulated_si512 a, emulated_si512 b), (i % 2 ? b : a)[i / 4 * 4 + 2 + i % 4 / 2])
+EMULATED(emulated_si512, unpacklo_epi64, (emulated_si512 a, emulated_si512 b), (i % 4 / 2 ? b : a)[i / 4 * 4 + i % 2])
+EMULATED(emulated_si512, unpackhi_epi64, (emulated_si512 a, emulated_si512 b), (i % 4 / 2 ? b : a)[i / 4 * 4 + 2 + i % 2])
+static inline __mmask64 emulated_movepi8_mask(emulated_si512 x) {
+  __mmask64 mask = 0;
+  for (int i = 0; i < 64; i++) mask |= (__mmask64)(((emulated_bytes)x)[i] >> 7) << i;
+  return mask;
 }
-#define _mm512_cvtne2ps_pbh emulated_cvtne2
+static inline __mmask16 emulated_cmpgt_epu32(emulated_si512 a, emulated_si512 b) {
+  int mask = 0;
+  for (int i = 0; i < 16; i++) mask |= ((uint32_t)a[i] > (uint32_t)b[i]) << i;
+  return (__mmask16)mask;
+}
+#define _mm512_set1_epi16 emulated_set1_epi16
+#define _mm512_set_epi16(...) emulated_reversed((const uint16_t[32]){__VA_ARGS__})
+EMULATED_WIDE(emulated_words, reversed, (const uint16_t *from), from[31 - i])
+#define _mm512_srli_epi16 emulated_srli_epi16
+#define _mm512_add_epi16 emulated_add_epi16
+#define _mm512_and_si512(a, b) ((a) & (b))
+#define _mm512_packus_epi32 emulated_packus_epi32
+#define _mm512_packus_epi16 emulated_packus_epi16
+#define _mm512_permutex2var_epi16 emulated_permutex2var_epi16
+#define _mm512_permutex2var_epi8 emulated_permutex2var_epi8
+#define _mm512_mask_mov_epi8 emulated_mask_mov_epi8
+#define _mm512_maskz_loadu_epi16 emulated_maskz_loadu_epi16
+#define _mm512_max_epu32 emulated_max_epu32
+#define _mm512_maskz_mul_ps emulated_maskz_mul_ps
+#define _mm512_shuffle_i32x4 emulated_shuffle_i32x4
+#define _mm512_unpacklo_epi32 emulated_unpacklo_epi32
+#define _mm512_unpackhi_epi32 emulated_unpackhi_epi32
+#define _mm512_unpacklo_epi64 emulated_unpacklo_epi64
+#define _mm512_unpackhi_epi64 emulated_unpackhi_epi64
+#define _mm512_movepi8_mask emulated_movepi8_mask
+#define _mm512_cmpgt_epu32_mask emulated_cmpgt_epu32
+#define _mm512_load_si512(p) _mm512_loadu_si512(p)
+#define _mm512_loadu_ps(p) emulated_maskz_loadu_ps(0xffff, p)

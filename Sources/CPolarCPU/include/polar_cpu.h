@@ -20,7 +20,7 @@ extern "C" {
 enum {
   POLAR_ISA_GENERIC = 0,  // plain C with 128-bit vectors: x86-64 baseline, arm64
   POLAR_ISA_AVX2 = 1,     // AVX2 + FMA + F16C
-  POLAR_ISA_AVX512 = 2,   // AVX-512 F, BW, VL, BF16 and VNNI
+  POLAR_ISA_AVX512 = 2,   // AVX-512 F, BW, DQ, VL, BF16, VNNI and VBMI
   POLAR_ISA_NEON = 3,     // NEON with I8MM
   POLAR_ISA_LAST = POLAR_ISA_NEON,
 };
