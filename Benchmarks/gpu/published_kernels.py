@@ -146,7 +146,7 @@ def main():
 
     device = "cpu" if options.dry_run else "cuda"
     new = lambda *size: torch.randn(*size, device=device, dtype=torch.float16)
-    results = Results(torch, options.json)
+    results = Results(torch, options.json, "f16")
     torch.manual_seed(1)
     with torch.inference_mode():
         gather_matmul, select_attn, select_gqa = load(os.path.abspath(options.folder), tune=not options.dry_run)

@@ -1,9 +1,13 @@
 """Tables of what run.sh measured, as Markdown, shaped as the paper's figures where it has one, its figures beside ours:
-report.py RESULTS.jsonl REPORT.md"""
+report.py RESULTS.jsonl REPORT.md
+
+Charts are SVG files beside the report."""
 
 import json
+import os
 import sys
 
+import charts
 import published
 
 # Layers, and what `polar bench gpu` calls their parts: attention, q k v, out-projection, up, down, router of heads, of neurons.
@@ -17,6 +21,19 @@ MODELS = {
 }
 # The most of a step that routers and selection may take.
 ROUTER_SHARE = 0.03
+
+
+class Charts:
+    """Writes charts beside the report, and gives the lines that show them there."""
+
+    def __init__(self, report):
+        self.base = os.path.splitext(report)[0]
+
+    def add(self, name, *arguments, **options):
+        path = f"{self.base}-{name}.svg"
+        with open(path, "w") as file:
+            file.write(charts.line_chart(*arguments, **options))
+        return [f"![{arguments[0]}]({os.path.basename(path)})", ""]
 
 
 def table(heads, rows):
@@ -74,7 +91,7 @@ class Measurements:
         dense = {"attention": "dense", "linear": "linear", "selective": "dense up"}.get(row["section"])
         if row["section"] == "selective" and row["variant"].endswith("down"):
             dense = "dense down"
-        for weights in (row["weights"] or "f16", "bf16"):
+        for weights in (row["weights"], "bf16"):
             seconds = self.seconds(row["section"], row["shape"], row["batch"], dense, weights=weights)
             if seconds:
                 return seconds
@@ -91,20 +108,20 @@ def ops(data):
         for row in rows:
             dense = data.dense(row)
             lines.append((
-                row["shape"], row["batch"], f"{row['density']:.3g}", row["variant"], row["weights"] or "", f"{row['seconds'] * 1e6:.1f}",
+                row["shape"], row["batch"], f"{row['density']:.3g}", row["variant"], row["weights"], f"{row['seconds'] * 1e6:.1f}",
                 f"{row['bandwidth']:.0f}", percent(row["bandwidth"], data.copy),
                 f"{row['seconds'] / dense:.3f}" if dense else f"{row['ratio']:.3f}" if "ratio" in row else "-",
             ))
         out += [f"## {section}", ""] + table(
             ["shape", "batch", "density", "variant", "format", "us", "GB/s", "of copy", "time over our dense"], lines)
         if section == "selective":
-            keys = sorted({(row["shape"], row["batch"], row["variant"], row["weights"] or "") for row in rows
+            keys = sorted({(row["shape"], row["batch"], row["variant"], row["weights"]) for row in rows
                            if row["variant"].startswith("selective ")})
             out += table(
                 ["shape", "batch", "product", "format", "break-even density"],
                 [
                     (*key, break_even([
-                        row for row in rows if (row["shape"], row["batch"], row["variant"], row["weights"] or "") == key]))
+                        row for row in rows if (row["shape"], row["batch"], row["variant"], row["weights"]) == key]))
                     for key in keys
                 ],
             )
@@ -153,7 +170,7 @@ def breakdown(data):
         ["batch", "", "ms", *published.FIG_1A_PARTS], lines)
 
 
-def kernels(data):
+def kernels(data, drawn):
     """Figs 4 and 11."""
     model, out = MODELS["opt-66b"], []
     sources = {
@@ -165,7 +182,7 @@ def kernels(data):
                     data.seconds(section, shape, 64, dense))]
         columns.append(("ours, f16", [data.seconds(section, shape, 64, variant, d, "f16") for d in published.DENSITIES],
                         data.seconds(section, shape, 64, dense, weights="f16")))
-        columns.append(("their kernel, this card", [data.seconds(section, shape, 64, theirs, d, None) for d in published.DENSITIES], None))
+        columns.append(("their kernel, this card", [data.seconds(section, shape, 64, theirs, d, "f16") for d in published.DENSITIES], None))
         measured = [column for column in columns if any(column[1])]
         if not measured:
             continue
@@ -177,12 +194,17 @@ def kernels(data):
             for index, density in enumerate(published.DENSITIES)
         ]
         rows.append(("dense", *("-" if column[2] is None else f"{column[2] * 1e3:.3f}" for column in measured), *("" for _ in measured)))
+        name = "fig-4-gemm" if section == "selective" else "fig-4-attention"
+        lines = {
+            column[0]: [(d, value * 1e3) for d, value in zip(published.DENSITIES, column[1]) if value] for column in measured}
         out += [f"## As Fig 4: {title}, OPT-66B, batch 64, context 1920", ""] + table(
             ["density", *(f"{column[0]}, ms" for column in measured), *(f"over dense: {column[0]}" for column in measured)], rows)
+        out += drawn.add(
+            name, f"{title}, OPT-66B, batch 64, context 1920", "density", "milliseconds", lines, logarithmic_x=False)
     return out
 
 
-def throughput(data):
+def throughput(data, drawn):
     """Figs 6, 7 and 12."""
     out = []
     for name in sorted({row["model"] for row in data.rows if "model" in row}):
@@ -206,14 +228,27 @@ def throughput(data):
                 ))
         if lines:
             title = f"As Fig {figure}: {name}" if figure else name
+            at = context if context in contexts else contexts[-1]
+            series = {"ours, dense": [], "ours, sparse": [], "published, dense": [], "published, Polar": []}
+            for batch in sorted({line[0] for line in lines}):
+                dense, best = data.step(name, batch, at, "dense"), data.step(name, batch, at, "polar") or data.step(name, batch, at, "heads")
+                series["ours, dense"].append((batch, dense["tokensPerSecond"]))
+                if best:
+                    series["ours, sparse"].append((batch, best["tokensPerSecond"]))
+            if at == context:
+                series["published, dense"] = [(batch, rates[0]) for batch, rates in theirs.items()]
+                series["published, Polar"] = [(batch, rates[2]) for batch, rates in theirs.items()]
             out += [f"## {title}, tokens per second", "",
                     f"The paper's best: {times(published.BEST[name])}." if name in published.BEST else "Not in the paper.", ""] + table(
                 ["batch", "context", "dense", "MLP", "heads", "Polar", "dense of copy", "sparse of copy", "speed-up", "bytes allow",
                  "of the gain", "published dense", "published MLP", "published Polar", "published speed-up"], lines)
+            out += drawn.add(
+                f"throughput-{name}", f"{name}, context {at}", "batch", "tokens per second",
+                {key: line for key, line in series.items() if line})
     return out
 
 
-def latency(data):
+def latency(data, drawn):
     """Figs 14 and 15."""
     out = []
     for name, (figure, theirs) in published.LATENCY.items():
@@ -231,6 +266,14 @@ def latency(data):
             out += [f"## As Fig {figure}: {name}, milliseconds of a step at batch 16", ""] + table(
                 ["context", "dense", "MLP", "sparse", "speed-up", "bytes allow", "published dense", "published MLP",
                  "published sparse", "published speed-up"], lines)
+            series = {"ours, dense": [], "ours, sparse": []}
+            for context in sorted({line[0] for line in lines}):
+                series["ours, dense"].append((context, data.step(name, 16, context, "dense")["seconds"] * 1e3))
+                best = data.step(name, 16, context, "polar") or data.step(name, 16, context, "heads")
+                series["ours, sparse"].append((context, best["seconds"] * 1e3))
+            series["published, dense"] = [(context, values[0]) for context, values in theirs.items()]
+            series["published, Polar"] = [(context, values[2]) for context, values in theirs.items()]
+            out += drawn.add(f"latency-{name}", f"{name}, batch 16", "context", "milliseconds of a step", series)
     return out
 
 
@@ -272,7 +315,11 @@ def main():
     out = [
         "# Measurements on a GPU", "", f"Copy bandwidth {data.copy:.0f} GB/s (read and written). Published figures: Polar Sparsity, arXiv "
         "2505.14884, read off its charts.", ""]
-    for part in (breakdown, kernels, throughput, latency, router_share, ops, training, steps):
+    drawn = Charts(sys.argv[2])
+    out += breakdown(data)
+    for part in (kernels, throughput, latency):
+        out += part(data, drawn)
+    for part in (router_share, ops, training, steps):
         out += part(data)
     skipped = [f"- {row['skipped']}: {row['reason']}" for row in data.rows if "skipped" in row]
     if skipped:

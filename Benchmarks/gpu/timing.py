@@ -49,12 +49,13 @@ def seconds(torch, inner, body, graph=True):
 class Results:
     """Writes lines of JSON like those of `polar bench gpu`."""
 
-    def __init__(self, torch, path):
+    def __init__(self, torch, path, weights):
         self.device = torch.cuda.get_device_name() if on_gpu(torch) else "cpu"
         self.path = path
+        self.weights = weights
 
     def write(self, result):
-        line = json.dumps({"device": self.device, "result": result})
+        line = json.dumps({"device": self.device, "weights": self.weights, "result": result})
         print(line, flush=True)
         if self.path:
             with open(self.path, "a") as file:

@@ -114,7 +114,7 @@ def main():
     device = "cpu" if options.dry_run else "cuda"
     dtype = torch.float16 if options.weights == "f16" else torch.bfloat16
     new = lambda *size: torch.randn(*size, device=device, dtype=dtype)
-    results = Results(torch, options.json)
+    results = Results(torch, options.json, options.weights)
     with torch.inference_mode():
         if options.dry_run:
             attention(torch, new, [(8, 8, 64, 40, 2), (8, 2, 64, 40, 2)], results)

@@ -17,12 +17,21 @@ POLAR_CUDA_NVRTC_FUNCTIONS(DEFINE)
 POLAR_CUDA_CUBLASLT_FUNCTIONS(DEFINE)
 static size_t (*p_cublasLtGetVersion)(void);
 size_t pc_cublasLtGetVersion(void) { return p_cublasLtGetVersion ? p_cublasLtGetVersion() : 0; }
+static const char *(*p_cublasLtGetStatusString)(int);
+const char *pc_cublasLtGetStatusString(int status) {
+  return p_cublasLtGetStatusString ? p_cublasLtGetStatusString(status) : 0;
+}
+static const char *(*p_nvrtcGetErrorString)(int);
+const char *pc_nvrtcGetErrorString(int result) { return p_nvrtcGetErrorString ? p_nvrtcGetErrorString(result) : 0; }
 
 #define ENTRY(R, name, symbol, parameters, arguments) {symbol, (void **)&p_##name},
 static const entry driver[] = {POLAR_CUDA_DRIVER_FUNCTIONS(ENTRY){0, 0}};
-static const entry nvrtc[] = {POLAR_CUDA_NVRTC_FUNCTIONS(ENTRY){0, 0}};
+static const entry nvrtc[] = {
+    POLAR_CUDA_NVRTC_FUNCTIONS(ENTRY){"nvrtcGetErrorString", (void **)&p_nvrtcGetErrorString}, {0, 0}};
 static const entry cublaslt[] = {
-    POLAR_CUDA_CUBLASLT_FUNCTIONS(ENTRY){"cublasLtGetVersion", (void **)&p_cublasLtGetVersion}, {0, 0}};
+    POLAR_CUDA_CUBLASLT_FUNCTIONS(ENTRY){"cublasLtGetVersion", (void **)&p_cublasLtGetVersion},
+    {"cublasLtGetStatusString", (void **)&p_cublasLtGetStatusString},
+    {0, 0}};
 static const entry *const tables[] = {driver, nvrtc, cublaslt};
 
 int polar_cuda_load(polar_cuda_library library, const char *path, char *reason, size_t reason_size) {

@@ -38,13 +38,7 @@ struct BenchMemory {
 
   /// Fills memory with random 16-bit words in +-1/16.
   static func fill(_ address: Address, byteCount: Int, on backend: any Backend) {
-    var generator = SplitMix64(seed: 1)
-    let block = (0..<1 << 20).map { _ in
-      let value = (generator.unitFloat() - 0.5) / 8
-      return backend.kvDType == .f16
-        ? Float16(value).bitPattern : UInt16(truncatingIfNeeded: value.bitPattern >> 16)
-    }
-    block.withUnsafeBytes { block in
+    (backend.kvDType == .f16 ? f16Block : bf16Block).withUnsafeBytes { block in
       var offset = copyOnDevice(block, address, byteCount: byteCount, on: backend)
       while offset < byteCount {
         let count = min(block.count, byteCount - offset)
@@ -53,6 +47,14 @@ struct BenchMemory {
         offset += count
       }
     }
+  }
+
+  private static let bf16Block = block { UInt16(truncatingIfNeeded: $0.bitPattern >> 16) }
+  private static let f16Block = block { Float16($0).bitPattern }
+
+  private static func block(_ word: (Float) -> UInt16) -> [UInt16] {
+    var generator = SplitMix64(seed: 1)
+    return (0..<1 << 20).map { _ in word((generator.unitFloat() - 0.5) / 8) }
   }
 
   /// Fills memory with copies of one block made by the device, as far as whole blocks go, and returns how far.

@@ -80,7 +80,7 @@ final class CUBLASLt: Sendable {
     guard let plan = plans.withLock({ $0[Shape(product)] ?? nil }) else {
       throw CUDAError(
         .cublasLt, Int32(POLAR_CUBLAS_STATUS_NOT_SUPPORTED), "cublasLtMatmul",
-        "\(product.rows) x \(product.outputs) x \(product.inputs)")
+        product.description)
     }
     try run(
       plan, plan.algorithm, out: CUdeviceptr(product.out.bits), x: CUdeviceptr(product.x.bits),
@@ -154,7 +154,8 @@ final class CUBLASLt: Sendable {
       plan.out, pointer(out), plan.out, &algorithm, pointer(CUdeviceptr(workspaces[queue].base.bits)),
       Self.workspaceBytes, stream.raw)
     try Self.check(
-      result, "cublasLtMatmul", "\(plan.shape.rows) x \(plan.shape.outputs) x \(plan.shape.inputs)")
+      result, "cublasLtMatmul",
+      MatrixProduct.describe(plan.shape.rows, plan.shape.outputs, plan.shape.inputs))
   }
 
   /// Times the algorithms that the library proposes; nil when it has none.

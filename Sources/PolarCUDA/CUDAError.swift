@@ -26,7 +26,16 @@ public struct CUDAError: Error, Sendable, Equatable, CustomStringConvertible {
 
   private var text: String {
     if code == Int32(POLAR_CUDA_NOT_LOADED) { return "\(library.title) is not loaded" }
-    guard library == .driver else { return "\(library.title) error \(code)" }
+    switch library {
+    case .driver: return driverText
+    case .nvrtc:
+      return pc_nvrtcGetErrorString(code).map { String(cString: $0) } ?? "NVRTC error \(code)"
+    case .cublasLt:
+      return pc_cublasLtGetStatusString(code).map { String(cString: $0) } ?? "cuBLASLt error \(code)"
+    }
+  }
+
+  private var driverText: String {
     var name: UnsafePointer<CChar>?
     var text: UnsafePointer<CChar>?
     guard pc_cuGetErrorName(code, &name) == 0, let name, pc_cuGetErrorString(code, &text) == 0, let text

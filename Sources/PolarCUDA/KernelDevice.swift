@@ -99,6 +99,13 @@ package struct MatrixProduct: Sendable {
   /// Elements from row to row of `x` and `weight`.
   package var pitch: Int
 
+  /// For messages.
+  var description: String { Self.describe(rows, outputs, inputs) }
+
+  static func describe(_ rows: Int, _ outputs: Int, _ inputs: Int) -> String {
+    "op linear, \(rows) rows, \(outputs) outputs of \(inputs) inputs"
+  }
+
   /// Bytes that all addresses of a product for a library are multiples of.
   static let alignment: UInt = 16
   /// Whether they are; `x` is working memory, which always is.

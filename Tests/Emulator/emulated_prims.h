@@ -30,6 +30,23 @@ typedef unsigned long long u64;
 #define emulated emulated_bf16
 #endif
 
+// When the kernels are compiled with -fsanitize=thread, every access of theirs to memory is reported to whoever looks for races within
+// a block (Tools/kernels/driver/sanitizer.cpp), and here what the compiler does not see.
+#if __has_feature(thread_sanitizer)
+extern "C" {
+void polar_observe_shared(const void *array, size_t bytes);
+void polar_observe_read(const void *address, size_t bytes);
+void polar_observe_write(const void *address, size_t bytes);
+void polar_observe_warp_sync(void);
+void polar_observe_block_sync(void);
+}
+#define POLAR_OBSERVE(what) polar_observe_##what
+#else
+#define POLAR_OBSERVE(what) emulated_nothing
+template <class... Arguments>
+inline void emulated_nothing(Arguments...) {}
+#endif
+
 namespace emulated {
 
 using emulator::Exchange;
@@ -49,6 +66,7 @@ Array &shared_array(Tag) {
     std::memset((void *)&slot.values, 0xff, sizeof slot.values);
     slot.owner = machine;
     slot.block = machine->block_serial;
+    POLAR_OBSERVE(shared)(&slot.values, sizeof slot.values);
   }
   return slot.values;
 }
@@ -79,6 +97,8 @@ inline void copy_async(void *to, const void *from, int size, int bytes) {
   if (bytes > 0 && (uintptr_t)from % uintptr_t(size) != 0) {
     machine->fail("the source of an asynchronous copy is not aligned to it");
   }
+  POLAR_OBSERVE(write)(to, size_t(size));
+  if (bytes > 0) POLAR_OBSERVE(read)(from, size_t(bytes));
   std::memset(to, 0xff, size_t(size));
   machine->current->open.push_back({(unsigned char *)to, (const unsigned char *)from, bytes, size});
 }
@@ -86,6 +106,7 @@ inline void copy_async(void *to, const void *from, int size, int bytes) {
 template <bool TRANSPOSED>
 void load_matrices(u32 (&r)[4], const void *row) {
   machine->check_shared(row, 16, "a matrix load");
+  POLAR_OBSERVE(read)(row, 16);
   // The row is read as the lane arrives, so that a missing barrier shows.
   const Exchange &exchange = machine->meet(TRANSPOSED ? "ldmatrix.trans" : "ldmatrix", row, 16, nothing);
   const int lane = machine->current->lane;
@@ -144,8 +165,14 @@ inline int up_source(int lane, int distance) { return lane < distance ? lane : l
 
 }  // namespace emulated
 
-DEVI void warp_sync() { emulated::machine->meet("__syncwarp", "", 1, emulated::nothing); }
-DEVI void block_sync() { emulated::machine->block_barrier(); }
+DEVI void warp_sync() {
+  emulated::machine->meet("__syncwarp", "", 1, emulated::nothing);
+  POLAR_OBSERVE(warp_sync)();
+}
+DEVI void block_sync() {
+  emulated::machine->block_barrier();
+  POLAR_OBSERVE(block_sync)();
+}
 
 DEVI void copy_async_16(void *to, const void *from, int bytes) { emulated::copy_async(to, from, 16, bytes); }
 DEVI void copy_async_4(void *to, const void *from, int bytes) { emulated::copy_async(to, from, 4, bytes); }
@@ -159,6 +186,7 @@ DEVI void copy_wait() {
   auto &groups = emulated::machine->current->groups;
   while ((int)groups.size() > PENDING) {
     for (const auto &copy : groups.front()) {
+      POLAR_OBSERVE(write)(copy.to, size_t(copy.size));
       std::memcpy(copy.to, copy.from, size_t(copy.bytes));
       std::memset(copy.to + copy.bytes, 0, size_t(copy.size - copy.bytes));
     }

@@ -102,6 +102,8 @@ struct Stacks {
 };
 
 thread_local Stacks stacks;
+/// Blocks that this OS thread has run in all launches, so that nothing of one is taken for another's.
+thread_local uint64_t blocks_run = 0;
 
 /// A stack on which a switch starts `entry`.
 void *fresh_stack(unsigned char *top, void (*entry)()) {
@@ -192,7 +194,7 @@ void Machine::fiber_entry() {
 
 void Machine::run_block(Body body, size_t shared_bytes) {
   body_ = body;
-  block_serial++;
+  block_serial = ++blocks_run;
   shared_storage_.assign(shared_bytes + 256, 0xff);
   shared_ = (unsigned char *)(((uintptr_t)shared_storage_.data() + 127) & ~(uintptr_t)127);
   shared_bytes_ = shared_bytes;

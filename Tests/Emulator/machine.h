@@ -54,6 +54,7 @@ class Machine {
  public:
   Dimensions block, block_dim, grid_dim;
   Fiber *current = nullptr;
+  /// Of the block that runs; no two on one OS thread have the same.
   uint64_t block_serial = 0;
 
   /// Runs all blocks; the text is empty when all went well.

@@ -55,6 +55,7 @@ constexpr bool agrees() {
 POLAR_CUDA_DRIVER_FUNCTIONS(FUNCTION)
 #if __has_include(<nvrtc.h>)
 POLAR_CUDA_NVRTC_FUNCTIONS(FUNCTION)
+static_assert(agrees<decltype(&nvrtcGetErrorString), decltype(&pc_nvrtcGetErrorString)>());
 #endif
 
 VALUE(POLAR_CU_ATTRIBUTE_MULTIPROCESSORS, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
@@ -74,6 +75,8 @@ VALUE(POLAR_CU_ERROR_OUT_OF_MEMORY, CUDA_ERROR_OUT_OF_MEMORY)
 
 #if __has_include(<cublasLt.h>)
 POLAR_CUDA_CUBLASLT_FUNCTIONS(FUNCTION)
+static_assert(agrees<decltype(&cublasLtGetStatusString), decltype(&pc_cublasLtGetStatusString)>());
+static_assert(agrees<decltype(&cublasLtGetVersion), decltype(&pc_cublasLtGetVersion)>());
 static_assert(sizeof(polar_cublasLtMatmulAlgo_t) == sizeof(cublasLtMatmulAlgo_t));
 static_assert(sizeof(polar_cublasLtMatmulHeuristicResult_t) == sizeof(cublasLtMatmulHeuristicResult_t));
 #define FIELD(field)                                                                 \

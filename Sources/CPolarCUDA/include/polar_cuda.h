@@ -207,6 +207,9 @@ POLAR_CUDA_CUBLASLT_FUNCTIONS(POLAR_CUDA_DECLARE)
 
 /// cublasLtGetVersion, 0 while the library is not loaded.
 size_t pc_cublasLtGetVersion(void);
+/// cublasLtGetStatusString and nvrtcGetErrorString, NULL while the library is not loaded.
+const char *pc_cublasLtGetStatusString(int status);
+const char *pc_nvrtcGetErrorString(int result);
 
 /// The libraries.
 typedef enum {

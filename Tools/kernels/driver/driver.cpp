@@ -124,6 +124,9 @@ size_t argument_bytes(const Function &function) {
   return 0;
 }
 
+/// Of the kernel that runs.
+const std::vector<char> *running_arguments = nullptr;
+
 void run_kernel(const Function &function, std::array<unsigned, 6> shape, unsigned shared, const std::vector<char> &arguments) {
   PolarEmulatorLaunch launch = {};
   launch.kernel = function.name.c_str();
@@ -134,6 +137,7 @@ void run_kernel(const Function &function, std::array<unsigned, 6> shape, unsigne
   launch.args = arguments.data();
   launch.args_bytes = arguments.size();
   launch.seed = seed++;
+  running_arguments = &arguments;
   char message[512];
   if (polar_emulator_launch(&launch, message, sizeof message) != 0) fail(message);
 }
@@ -437,6 +441,11 @@ void polar_stand_in_enqueue(CUstream stream, void (*work)(void *), void (*releas
 int polar_stand_in_is_known(CUdeviceptr address, size_t bytes) {
   std::lock_guard<std::recursive_mutex> guard(lock);
   return is_known(address, bytes);
+}
+/// Whether these bytes are arguments of the kernel that runs.
+int polar_stand_in_is_argument(unsigned long long address, size_t bytes) {
+  const auto begin = (unsigned long long)running_arguments->data();
+  return address >= begin && address + bytes <= begin + running_arguments->size();
 }
 int cuLaunchKernel(
     CUfunction raw, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, CUstream stream,
