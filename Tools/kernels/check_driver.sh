@@ -5,7 +5,7 @@
 #
 # usage: check_driver.sh [--sanitize] [--binary PATH] [--steps N] [--only NAME]
 #   --sanitize  look for races between the threads of a block in shared memory and for accesses outside of memory, too, as
-#               compute-sanitizer's racecheck and memcheck do; needs clang++
+#               compute-sanitizer's racecheck and memcheck do
 #   --binary    the polar executable; .build/release/polar by default
 #   --steps     decode steps of each mode; 12 by default
 #   --only      checks of the conformance suite whose name contains this, and nothing else
@@ -23,7 +23,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 [ -x "$binary" ] || { echo "check_driver.sh: no executable $binary" >&2; exit 2; }
-compiler=$(command -v clang++ || command -v g++) || { echo "check_driver.sh: no C++ compiler" >&2; exit 2; }
+compiler=$(command -v clang++) || { echo "check_driver.sh: no clang++, which the Swift toolchain has" >&2; exit 2; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/objects"
