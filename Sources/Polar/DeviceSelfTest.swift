@@ -215,7 +215,8 @@ private final class Side {
       let last = request.tokens.count - 1
       runner.append(request.tokens[last], at: last, pages: scene.pages(request.slot))
     }
-    let logits = runner.run(.decode, policy: policy, replaying: replaying)
+    // Which neurons a step computes depends on its number of rows: issued steps have the padding rows of recorded ones.
+    let logits = runner.run(.decode, policy: policy, replaying: replaying, padding: true)
     return scene.running.indices.map { row in
       let line = logits[row * scene.vocabulary..<(row + 1) * scene.vocabulary]
       return Sampler.argmax(UnsafeBufferPointer(rebasing: line)) ?? -1

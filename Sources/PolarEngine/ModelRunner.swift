@@ -167,13 +167,15 @@ public final class ModelRunner {
   /// Runs the pass. Returns the wanted logits `[logit rows, vocabulary]` in the order of the rows, valid until the
   /// next pass.
   ///
-  /// - Parameter replaying: Records decode steps and replays them where backend and policy allow it (see ``StepGraphs``).
-  ///   The policy must be the same at every such call, until ``forgetRecordings()``.
+  /// - Parameters:
+  ///   - replaying: Records decode steps and replays them where backend and policy allow it (see ``StepGraphs``).
+  ///     The policy must be the same at every such call, until ``forgetRecordings()``.
+  ///   - padding: Issues a decode step with the padding rows that it would be recorded with.
   public func run(
     _ kind: ForwardKind, policy: any SparsityPolicy = DensePolicy(), tap: (any ForwardTap)? = nil,
-    replaying: Bool = false
+    replaying: Bool = false, padding: Bool = false
   ) -> UnsafeBufferPointer<Float> {
-    let result = compute(kind, policy: policy, tap: tap, replaying: replaying)
+    let result = compute(kind, policy: policy, tap: tap, replaying: replaying, padding: padding)
     latest = result
     let count = result.rows * vocabulary
     guard count > 0 else { return UnsafeBufferPointer(start: nil, count: 0) }
@@ -196,7 +198,7 @@ public final class ModelRunner {
     return UnsafeBufferPointer(host)
   }
 
-  /// The most likely token of each row of logits that the last ``run(_:policy:tap:replaying:)`` returned, -1 where they are
+  /// The most likely token of each row of logits that the last ``run(_:policy:tap:replaying:padding:)`` returned, -1 where they are
   /// not numbers; valid until the next pass. Only after passes of at most ``maximumSequences`` rows of logits.
   public func mostLikelyTokens() -> UnsafeBufferPointer<Int32> {
     guard let latest, latest.rows > 0 else { return UnsafeBufferPointer(start: nil, count: 0) }
@@ -260,9 +262,10 @@ public final class ModelRunner {
 
   /// Runs the pass; logits f32 `[logit rows, vocabulary]` on the device.
   private func compute(
-    _ kind: ForwardKind, policy: any SparsityPolicy, tap: (any ForwardTap)?, replaying: Bool
+    _ kind: ForwardKind, policy: any SparsityPolicy, tap: (any ForwardTap)?, replaying: Bool,
+    padding: Bool = false
   ) -> Tensor {
-    guard kind == .decode, replaying, tap == nil, backend.recordsWork, policy.isRecordable else {
+    guard kind == .decode, replaying || padding, tap == nil, backend.recordsWork, policy.isRecordable else {
       return model.forward(
         builder.finish(isDecode: kind == .decode, on: backend), cache: cache, policy: policy, tap: tap,
         workspace: &workspace, on: backend)
@@ -270,6 +273,7 @@ public final class ModelRunner {
     let rows = builder.rows
     let bucket = StepGraphs.bucket(rows: rows, most: maximumSequences)
     let batch = builder.finish(paddedTo: bucket, on: backend)
+    guard replaying else { return forward(batch, policy).rows(0..<rows) }
     if graphs.step(bucket) == nil {
       guard graphs.isWarm(bucket) else {
         graphs.warm(bucket)
