@@ -1,6 +1,6 @@
-// Attention for AVX-512 with BF16. Queries (times the scale of scores) and softmax weights are rounded to bf16; a row's sum is
-// that of its rounded weights. A score is one chain over pairs of dimensions and an output element one chain over pairs of
-// tokens.
+// Attention for AVX-512 with BF16. Queries (times the scale of scores) and softmax weights are rounded to bf16; a row's sum
+// is that of its rounded weights. A score is one chain over pairs of dimensions and an output element one chain over pairs
+// of tokens.
 //
 // Weights are 2^(score - m) with m an integer that a row raises, after every 32 tokens, only when a score exceeds it by
 // more than 8: mostly the running output is not rescaled at all, and nothing is reduced across a vector. Raising is

@@ -1,9 +1,10 @@
 // Attention over an int8 cache for AVX-512 with VNNI. Queries and softmax weights become integers of 16 bits, as two bytes
 // each, so that both products are exact sums of integers; what is rounded besides is what f32 arithmetic rounds.
 //
-// A row has an integer m, its weights are 2^(score - m), and a unit, a power of two in which its weights times the scales of
-// V are counted. Both change only before a page one of whose counts would not fit in 16 bits, by the row's own scores alone.
-// So results do not depend on how many pages or rows are worked on at once.
+// A row has an integer m, and its weights are 2^(score - m). Weights times the scales of V are rounded to integers, counts; m
+// is such that they fit in 16 bits, and changes only before a pair of pages one of whose counts would not, by the row's own
+// scores alone. Products of counts and V are added up as integers over a pair. So results do not depend on how many rows
+// are worked on at once.
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include "kernels.h"
@@ -17,6 +18,7 @@
 
 enum {
   STEP_PAGES = 2,
+  LIST_PAGES = POLAR_CHUNK_PAGES + STEP_PAGES + POLAR_NEXT_PAGES,
   CODES = 64,  // bytes of one row's weights of a step
 };
 
@@ -32,7 +34,6 @@ typedef struct {
   int64_t padded;
   const int32_t *high_start, *low_start;
   const float *factor;
-  float unit[POLAR_SPAN_ROWS], per_unit[POLAR_SPAN_ROWS];  // what weights times scales are counted in, and its inverse
   vf sums[POLAR_SPAN_ROWS];
 } att_state;
 
@@ -99,18 +100,19 @@ static void att_begin(const polar_span *span, att_state *state) {
   for (int r = 0; r < span->rows; r++) {
     state->sums[r] = (vf){0};
     span->m[r] = -3.0e38f;
-    state->unit[r] = state->per_unit[r] = 1;
   }
 }
 
-// 2^(y - m) for integer m, by a fit of 2^f on 0 ... 1 that is off by at most 3e-6; 0 for y = -inf. Terms are added in pairs
-// since the softmax is waited for.
+// 2^(y - m) for integer m, by a fit of 2^f on 0 ... 1 that is off by at most 3e-6; 0 for y = -inf.
 POLAR_ALWAYS_INLINE vf att_weight(vf y, vf m) {
-  const vf f = (vf)_mm512_reduce_ps((__m512)y, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-  const vf square = f * f;
-  const vf low = f * 6.930448442e-1f + 1.0f, high = f * 5.224246981e-2f + 2.412802079e-1f;
-  const vf p = (square * 1.342668622e-2f + high) * square + low;
-  return (vf)_mm512_scalef_ps((__m512)p, (__m512)(y - m));
+  // The fraction and the integer are those of the rounded difference: y may lie so close to an integer that it is one.
+  const vf difference = y - m;
+  const vf f = (vf)_mm512_reduce_ps((__m512)difference, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  vf p = f * 1.342668622e-2f + 5.224246981e-2f;
+  p = p * f + 2.412802079e-1f;
+  p = p * f + 6.930448442e-1f;
+  p = p * f + 1.0f;
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)difference);
 }
 
 // Sixteen bf16 as f32.
@@ -143,7 +145,7 @@ POLAR_ALWAYS_INLINE void att_scores(
   }
   const char *first = block[0], *second = block[1];
   const int8_t *q_high = state->high + row * padded, *q_low = state->low + row * padded;
-#pragma clang loop unroll(disable)
+#pragma clang loop unroll_count(4)
   for (int64_t d = 0; d < padded; d += 4) {
     if (FETCH) {
       att_prefetch(next, d * 32);
@@ -166,10 +168,20 @@ POLAR_ALWAYS_INLINE void att_scores(
     _mm512_store_ps(scores + i * VW, (__m512)att_score(high[i], low[i], scales[i % 2], state->factor[row + i / 2]));
 }
 
+// The sum of a product of counts and values, whose high bytes and low bytes have been multiplied apart.
+POLAR_ALWAYS_INLINE vf att_value(__m512i high, __m512i low) {
+  return (vf)_mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, 8), low));
+}
+
 // The lanes of the page from `start` on that a row sees.
 POLAR_ALWAYS_INLINE __mmask16 att_visible(const polar_span *span, int row, int start) {
   const int low = span->starts[row] - start, high = span->limits[row] - start;
   return (__mmask16)(att_lanes(high) & ~(low > 0 ? att_lanes(low) : 0));
+}
+
+// True when the row sees all tokens of two pages.
+POLAR_ALWAYS_INLINE int att_sees(const polar_span *span, int row, int start) {
+  return span->starts[row] <= start && span->limits[row] >= start + STEP_PAGES * POLAR_PAGE;
 }
 
 // The larger of positive numbers, or one that is not a number.
@@ -180,36 +192,42 @@ POLAR_ALWAYS_INLINE int att_overflows(vf counts) {
   return _mm512_cmpgt_epu32_mask((__m512i)counts, (__m512i)FN(splat)(65535)) != 0;
 }
 
-// The counts of a row for a page of which it may not see all tokens or whose counts may not fit. What the row has summed up
-// before is to be multiplied with `factor`.
-static __attribute__((noinline)) vf att_careful(
-  const polar_span *span, att_state *state, int row, int start, vf y, vf scales, float *factor
+// The counts of a row for two pages, the first of which starts at `start`, given their scores, when it may not see all of
+// their tokens or counts may not fit. Returns what the row has summed up before is to be multiplied with.
+static __attribute__((noinline)) float att_careful(
+  const polar_span *span, att_state *state, int row, int start, const float *scores, const vf *scales, vf *counts
 ) {
-  const __mmask16 visible = att_visible(span, row, start);
-  const vf seen = (vf)_mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), visible, (__m512)y);
+  const __mmask16 visible[STEP_PAGES] = {att_visible(span, row, start), att_visible(span, row, start + POLAR_PAGE)};
   const float m = span->m[row];
-  vf weights = att_weight(seen, FN(splat)(m));
-  // Behind the last token there may be anything.
-  vf p = (vf)_mm512_maskz_mul_ps(visible, (__m512)weights, (__m512)scales);
-  *factor = 1;
-  if (att_overflows(p * state->per_unit[row])) {
-    const float top = _mm512_reduce_max_ps((__m512)seen);
-    if (!(top <= m + 8)) {
-      span->m[row] = __builtin_ceilf(top);
-      *factor = _mm512_cvtss_f32(_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(m - span->m[row])));
-      weights = att_weight(seen, FN(splat)(span->m[row]));
-      p = (vf)_mm512_maskz_mul_ps(visible, (__m512)weights, (__m512)scales);
+  vf seen[STEP_PAGES], weights[STEP_PAGES];
+  for (int i = 0; i < STEP_PAGES; i++) {
+    seen[i] = (vf)_mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), visible[i], _mm512_load_ps(scores + i * VW));
+    weights[i] = att_weight(seen[i], FN(splat)(m));
+    // Behind the last token there may be anything.
+    counts[i] = (vf)_mm512_maskz_mul_ps(visible[i], (__m512)weights[i], (__m512)scales[i]);
+  }
+  float factor = 1;
+  if (att_overflows(att_larger(counts[0], counts[1]))) {
+    const float top = __builtin_ceilf(_mm512_reduce_max_ps(_mm512_max_ps((__m512)seen[0], (__m512)seen[1])));
+    for (int i = 0; i < STEP_PAGES; i++) {
+      weights[i] = att_weight(seen[i], FN(splat)(top));
+      counts[i] = (vf)_mm512_maskz_mul_ps(visible[i], (__m512)weights[i], (__m512)scales[i]);
     }
     // The largest count comes to lie in 2^14 ..< 2^15.
-    const float largest = _mm512_reduce_max_ps((__m512)p);
+    const float largest = _mm512_reduce_max_ps(_mm512_max_ps((__m512)counts[0], (__m512)counts[1]));
     const float e = largest > 0x1p-100f ? _mm_cvtss_f32(_mm_getexp_ss(_mm_set_ss(largest), _mm_set_ss(largest))) : -100;
-    state->unit[row] = _mm512_cvtss_f32(_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(e - 14)));
-    state->per_unit[row] = _mm512_cvtss_f32(_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(14 - e)));
+    const float scale = _mm512_cvtss_f32(_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(14 - e)));
+    span->m[row] = top + (e - 14);
+    factor = _mm512_cvtss_f32(_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(m - span->m[row])));
+    for (int i = 0; i < STEP_PAGES; i++) {
+      weights[i] = weights[i] * scale;
+      counts[i] = counts[i] * scale;
+    }
   }
   // A V that is no number gives none.
-  if (_mm512_cmp_ps_mask((__m512)p, (__m512)p, _CMP_UNORD_Q)) weights = FN(splat)(__builtin_nanf(""));
-  state->sums[row] = state->sums[row] * *factor + weights;
-  return p * state->per_unit[row];
+  if (_mm512_cmp_ps_mask((__m512)counts[0], (__m512)counts[1], _CMP_UNORD_Q)) weights[0] = FN(splat)(__builtin_nanf(""));
+  state->sums[row] = state->sums[row] * factor + weights[0] + weights[1];
+  return factor;
 }
 
 // Counts of the weights of two pages as bytes: of tokens 4 * i ... 4 * i + 3 the low ones at 16 * i, of the second page at
@@ -222,17 +240,18 @@ POLAR_ALWAYS_INLINE void att_store_counts(vf a, vf b, uint8_t *codes) {
   __asm__ volatile("" : : "r"(codes) : "memory");
 }
 
-// o += P V of R rows and NV vectors from dimension d0 on, over one page. Fetches a line per line read if FETCH.
+// o += P V of R rows and NV vectors from dimension d0 on, over two pages. Fetches a line per line read if FETCH.
 POLAR_ALWAYS_INLINE void att_values(
-  const int R, const int NV, const int FETCH, const char *block, att_fetch next, int64_t at,
-  int64_t d0, const int64_t padded, __mmask16 lanes, const uint8_t *codes, const float *units, float *o, int64_t head_dim
+  const int R, const int NV, const int FETCH, const char *const *block, att_fetch next, int64_t at, int64_t d0,
+  const int64_t padded, __mmask16 lanes, const uint8_t *codes, float *o, int64_t head_dim
 ) {
   __m512i low[8], high[8];
 #pragma clang loop unroll(full)
   for (int i = 0; i < R * NV; i++) low[i] = high[i] = _mm512_setzero_si512();
-  const char *v = block + POLAR_PAGE * padded + d0 * 4;
-#pragma clang loop unroll(disable)
-  for (int t = 0; t < 4; t++, v += 4 * padded, codes += 16) {
+#pragma clang loop unroll(full)
+  for (int i = 0; i < STEP_PAGES * 4; i++) {
+    const char *v = block[i / 4] + POLAR_PAGE * padded + d0 * 4 + i % 4 * 4 * padded;
+    const uint8_t *weights = codes + i % 4 * 16 + i / 4 * 4;
     if (FETCH) {
 #pragma clang loop unroll(full)
       for (int j = 0; j < NV; j++) att_prefetch(next, at + j * 64);
@@ -243,7 +262,7 @@ POLAR_ALWAYS_INLINE void att_values(
     for (int j = 0; j < NV; j++) values[j] = _mm512_maskz_loadu_epi32(lanes, v + j * 64);
 #pragma clang loop unroll(full)
     for (int r = 0; r < R; r++) {
-      const __m512i l = att_splat4(codes + r * CODES), h = att_splat4(codes + r * CODES + 8);
+      const __m512i l = att_splat4(weights + r * CODES), h = att_splat4(weights + r * CODES + 8);
 #pragma clang loop unroll(full)
       for (int j = 0; j < NV; j++) {
         low[r * NV + j] = _mm512_dpbusd_epi32(low[r * NV + j], l, values[j]);
@@ -255,63 +274,52 @@ POLAR_ALWAYS_INLINE void att_values(
   for (int r = 0; r < R; r++)
 #pragma clang loop unroll(full)
     for (int j = 0; j < NV; j++) {
-      const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high[r * NV + j], 8), low[r * NV + j]);
       float *out = o + r * head_dim + d0 + j * VW;
       const vf before = (vf)_mm512_maskz_loadu_ps(lanes, out);
-      _mm512_mask_storeu_ps(out, lanes, (__m512)((vf)_mm512_cvtepi32_ps(sum) * units[r * STEP_PAGES] + before));
+      _mm512_mask_storeu_ps(out, lanes, (__m512)(before + att_value(high[r * NV + j], low[r * NV + j])));
     }
 }
 
-// att_values of two pages and all dimensions.
+// att_values of all dimensions.
 POLAR_ALWAYS_INLINE void att_all_values(
   const int R, const int FETCH, const int64_t head_dim, const char *const *block, att_fetch next, const uint8_t *codes,
-  const float *units, float *o
+  float *o
 ) {
   const int64_t padded = polar_kv_padded(head_dim);
   if (FETCH) att_prefetch(next, 2 * POLAR_PAGE * padded);
+  int64_t d = 0;
 #pragma clang loop unroll(disable)
-  for (int page = 0; page < STEP_PAGES; page++, codes += 4, units++) {
-    const int64_t at = page * POLAR_PAGE * padded;
-    int64_t d = 0;
-    for (; R <= 2 && d + 4 * VW <= head_dim; d += 4 * VW)
-      att_values(R, 4, FETCH, block[page], next, at + d * 16, d, padded, 0xffff, codes, units, o, head_dim);
-    for (; d + 2 * VW <= head_dim; d += 2 * VW)
-      att_values(R, 2, FETCH, block[page], next, at + d * 16, d, padded, 0xffff, codes, units, o, head_dim);
-    for (; d < head_dim; d += VW)
-      att_values(R, 1, 0, block[page], next, 0, d, padded, att_lanes(head_dim - d), codes, units, o, head_dim);
-  }
+  for (; R <= 2 && d + 4 * VW <= head_dim; d += 4 * VW)
+    att_values(R, 4, FETCH, block, next, d * 32, d, padded, 0xffff, codes, o, head_dim);
+#pragma clang loop unroll(disable)
+  for (; d + 2 * VW <= head_dim; d += 2 * VW)
+    att_values(R, 2, FETCH, block, next, d * 32, d, padded, 0xffff, codes, o, head_dim);
+  for (; d < head_dim; d += VW)
+    att_values(R, 1, 0, block, next, 0, d, padded, att_lanes(head_dim - d), codes, o, head_dim);
 }
 
 // Weights of R rows, the first of which is `row`, for two pages of which the first one's tokens start at `start` of the
 // span, given their scores.
 POLAR_ALWAYS_INLINE void att_weights(
   const int R, const int64_t head_dim, const polar_span *span, att_state *state, const char *const *block, int start,
-  int row, const float *scores, uint8_t *codes, float *units
+  int row, const float *scores, uint8_t *codes
 ) {
   const int64_t padded = polar_kv_padded(head_dim), at = 2 * POLAR_PAGE * padded + 2 * POLAR_PAGE;
   const vf scales[STEP_PAGES] = {att_scales(block[0] + at), att_scales(block[1] + at)};
 #pragma clang loop unroll(full)
   for (int r = 0; r < R; r++) {
-    const vf first = (vf)_mm512_load_ps(scores + 2 * r * VW), second = (vf)_mm512_load_ps(scores + (2 * r + 1) * VW);
     const vf m = FN(splat)(span->m[row + r]);
-    const vf a = att_weight(first, m), b = att_weight(second, m);
-    vf p = a * (scales[0] * state->per_unit[row + r]), q = b * (scales[1] * state->per_unit[row + r]);
-    if (span->starts[row + r] <= start && span->limits[row + r] >= start + STEP_PAGES * POLAR_PAGE &&
-        !att_overflows(att_larger(p, q))) {
+    const vf a = att_weight((vf)_mm512_load_ps(scores + 2 * r * VW), m);
+    const vf b = att_weight((vf)_mm512_load_ps(scores + (2 * r + 1) * VW), m);
+    vf counts[STEP_PAGES] = {a * scales[0], b * scales[1]};
+    if (att_sees(span, row + r, start) && !att_overflows(att_larger(counts[0], counts[1]))) {
       state->sums[row + r] = state->sums[row + r] + a + b;
-      units[2 * r] = units[2 * r + 1] = state->unit[row + r];
     } else {
-      float factor, later;
-      p = att_careful(span, state, row + r, start, first, scales[0], &factor);
-      units[2 * r] = state->unit[row + r];
-      q = att_careful(span, state, row + r, start + POLAR_PAGE, second, scales[1], &later);
-      units[2 * r] *= later;
-      units[2 * r + 1] = state->unit[row + r];
-      factor *= later;
+      const float factor = att_careful(span, state, row + r, start, scores + 2 * r * VW, scales, counts);
       float *o = span->o + (row + r) * head_dim;
       for (int64_t d = 0; d < head_dim; d++) o[d] *= factor;
     }
-    att_store_counts(p, q, codes + r * CODES);
+    att_store_counts(counts[0], counts[1], codes + r * CODES);
   }
 }
 
@@ -324,15 +332,14 @@ POLAR_ALWAYS_INLINE void att_rows(
 ) {
   const int64_t padded = polar_kv_padded(head_dim);
   uint8_t codes[4 * CODES] __attribute__((aligned(64)));
-  float units[8];
-  att_weights(R, head_dim, span, state, block, start, row, scores, codes, units);
+  att_weights(R, head_dim, span, state, block, start, row, scores, codes);
   float *o = span->o + row * head_dim;
   if (next) {
     att_scores(R, 1, padded, state, ahead, next[0], row, scores_ahead);
-    att_all_values(R, 1, head_dim, block, next[1], codes, units, o);
+    att_all_values(R, 1, head_dim, block, next[1], codes, o);
   } else {
     if (ahead) att_scores(R, 0, padded, state, ahead, (att_fetch){0}, row, scores_ahead);
-    att_all_values(R, 0, head_dim, block, (att_fetch){0}, codes, units, o);
+    att_all_values(R, 0, head_dim, block, (att_fetch){0}, codes, o);
   }
 }
 
@@ -366,47 +373,42 @@ static const char *att_block(const polar_span *span, int page) {
   return span->blocks + polar_span_page(span, here) * span->block_bytes;
 }
 
-// A page to fetch, which may be one that is read after the span; NULL where there is none.
-static const char *att_next(const polar_span *span, int page) {
-  if (page < span->pages) return att_block(span, page);
-  return page - span->pages < POLAR_NEXT_PAGES ? span->next[page - span->pages] : NULL;
-}
-
-// Two pages to fetch; `block`, which is there already, in place of one that there is none of.
-static att_fetch att_fetches(const polar_span *span, const char *block, int close, int distant) {
-  const char *first = att_next(span, close), *second = att_next(span, distant);
-  return (att_fetch){first ? first : block, second ? second : block};
+// The pages from `page` on, those of a chunk and some that are fetched behind them. Where there is none, the one before.
+static void att_list(const polar_span *span, int page, const char **blocks) {
+  for (int i = 0; i < LIST_PAGES; i++, page++) {
+    const int behind = page - span->pages;
+    const char *next = behind >= 0 && behind < POLAR_NEXT_PAGES ? span->next[behind] : NULL;
+    blocks[i] = behind < 0 ? att_block(span, page) : next ? next : blocks[i - 1];
+  }
 }
 
 // Any number of rows.
 static void att_steps(const polar_span *span, att_state *state) {
   const att_function *functions = att_tables[span->head_dim == 64 ? 0 : span->head_dim == 128 ? 1 : 2];
   float scores[2][POLAR_SPAN_ROWS * STEP_PAGES * POLAR_PAGE] __attribute__((aligned(64)));
-  const char *block[2][STEP_PAGES];
-  att_fetch next[STEP_PAGES];
-  // Pages from one whose scores are computed to those that are fetched meanwhile.
-  const int close = span->head_dim > 64 ? 2 : 4, distant = 2 * close;
+  const char *blocks[LIST_PAGES];
+  // Pages from those whose scores are computed to those that are fetched meanwhile.
+  const int pages = span->head_dim > 64 ? 2 : 4, close = STEP_PAGES + pages, distant = STEP_PAGES + 2 * pages;
   const int first = span->first / STEP_PAGES * STEP_PAGES;
-  for (int i = 0; i < STEP_PAGES; i++) block[first / STEP_PAGES % 2][i] = att_block(span, first + i);
-  for (int row = 0; row < span->rows; row++)
-    att_scores(
-      1, 0, state->padded, state, block[first / STEP_PAGES % 2], (att_fetch){0}, row,
-      scores[first / STEP_PAGES % 2] + row * STEP_PAGES * POLAR_PAGE);
-  for (int page = first; page < span->pages; page += STEP_PAGES) {
-    const int turn = page / STEP_PAGES % 2, more = page + STEP_PAGES < span->pages;
-    for (int i = 0; i < STEP_PAGES; i++) {
-      block[!turn][i] = att_block(span, page + STEP_PAGES + i);
-      next[i] = att_fetches(span, block[!turn][i], page + STEP_PAGES + close + i, page + STEP_PAGES + distant + i);
-    }
+  for (int page = first, turn = 0; page < span->pages; page += STEP_PAGES, turn = !turn) {
+    const int at = (page - first) % POLAR_CHUNK_PAGES;
+    const char *const *block = blocks + at, *const *ahead = block + STEP_PAGES;
+    if (at == 0) att_list(span, page, blocks);
+    if (page == first)
+      for (int row = 0; row < span->rows; row++)
+        att_scores(
+          1, 0, state->padded, state, block, (att_fetch){0}, row, scores[turn] + row * STEP_PAGES * POLAR_PAGE);
+    const int more = page + STEP_PAGES < span->pages;
+    const att_fetch next[STEP_PAGES] = {{block[close], block[distant]}, {block[close + 1], block[distant + 1]}};
     int fetch = more;
     if (span->fetch) polar_fetch_step(span->fetch);
     for (int row = 0; row < span->rows;) {
       const int left = span->rows - row;
       const int count = left == 5 || left == 6 ? 3 : left < 4 ? left : 4;
-      const int at = row * STEP_PAGES * POLAR_PAGE;
+      const int score = row * STEP_PAGES * POLAR_PAGE;
       functions[count - 1](
-        span, state, block[turn], more ? block[!turn] : NULL, fetch ? next : NULL, page * POLAR_PAGE, row,
-        scores[turn] + at, scores[!turn] + at);
+        span, state, block, more ? ahead : NULL, fetch ? next : NULL, page * POLAR_PAGE, row, scores[turn] + score,
+        scores[!turn] + score);
       fetch = 0;
       row += count;
     }
@@ -417,82 +419,90 @@ POLAR_ALWAYS_INLINE __m512i att_sum(const __m512i *chains) {
   return _mm512_add_epi32(_mm512_add_epi32(chains[0], chains[1]), _mm512_add_epi32(chains[2], chains[3]));
 }
 
+// Two pages of a single row, from their scores on. Fetches a block for each.
+static __attribute__((noinline)) void att_pair(
+  const polar_span *span, att_state *state, const char *const *block, const att_fetch *next, int start
+) {
+  float scores[STEP_PAGES * VW] __attribute__((aligned(64)));
+  uint8_t codes[CODES] __attribute__((aligned(64)));
+  att_scores(1, 1, state->padded, state, block, next[0], 0, scores);
+  att_weights(1, span->head_dim, span, state, block, start, 0, scores, codes);
+  att_all_values(1, 1, span->head_dim, block, next[1], codes, span->o);
+}
+
 // A single row, as all heads are without grouped queries: computing takes less time than reading, if only the reading never
 // stops. Lines are used in the order of their addresses, which the hardware foresees best, K and V page by page in turn;
-// blocks are fetched into L2, and then into L1, evenly over the instructions.
+// blocks are fetched into L2, and then into L1, evenly over the instructions. What a page adds counts only when the other one
+// of its pair asks for no other m; else both are computed again.
 POLAR_ALWAYS_INLINE void att_stream(
   const int64_t head_dim, const int near, const int far, const polar_span *span, att_state *state
 ) {
   const int vectors = (int)(head_dim / VW);
-  const char *blocks[POLAR_CHUNK_PAGES + POLAR_NEXT_PAGES];
-  vf o[8];
-#pragma clang loop unroll(full)
-  for (int j = 0; j < vectors; j++) o[j] = (vf){0};
-  for (int page = span->first, low_page = page; page < span->pages; page++) {
-    if (page == span->first || page - low_page == POLAR_CHUNK_PAGES) {
-      low_page = page;
-      const int left = span->pages - page;
-      for (int i = 0; i < far + (left < POLAR_CHUNK_PAGES ? left : POLAR_CHUNK_PAGES); i++) {
-        const char *next = att_next(span, page + i);
-        blocks[i] = next ? next : blocks[i - 1];
-      }
-    }
-    const char *const *turn = blocks + (page - low_page), *block = *turn;
-    const att_fetch fetch = {turn[near], turn[far]};
-    // Four chains each, since the softmax waits for them.
-    __m512i high[4] = {_mm512_set1_epi32(state->high_start[0])}, low[4] = {_mm512_set1_epi32(state->low_start[0])};
-#pragma clang loop unroll(full)
-    for (int i = 0; i < head_dim / 4; i++) {
-      att_prefetch(fetch, i * 64);
-      const __m512i keys = att_keys(block + i * 64);
-      high[i % 4] = _mm512_dpbusd_epi32(high[i % 4], keys, att_splat4(state->high + 4 * i));
-      low[i % 4] = _mm512_dpbusd_epi32(low[i % 4], keys, att_splat4(state->low + 4 * i));
-    }
-    const char *scales = block + 2 * POLAR_PAGE * head_dim;
-    att_prefetch(fetch, 2 * POLAR_PAGE * head_dim);
-    const vf y = att_score(att_sum(high), att_sum(low), att_scales(scales), state->factor[0]);
-    const vf value_scales = att_scales(scales + 2 * POLAR_PAGE);
+  const char *blocks[LIST_PAGES];
+  const int first = span->first / STEP_PAGES * STEP_PAGES;
+  for (int page = first; page < span->pages; page += STEP_PAGES) {
+    const int list = (page - first) % POLAR_CHUNK_PAGES;
+    const char *const *turn = blocks + list;
+    if (list == 0) att_list(span, page, blocks);
     const int start = page * POLAR_PAGE;
-    const vf weights = att_weight(y, FN(splat)(span->m[0]));
-    vf p = weights * (value_scales * state->per_unit[0]);
-    if (span->starts[0] <= start && span->limits[0] >= start + POLAR_PAGE && !att_overflows(p)) {
-      state->sums[0] = state->sums[0] + weights;
-    } else {
-      float factor;
-      p = att_careful(span, state, 0, start, y, value_scales, &factor);
+    int fits = att_sees(span, 0, start);
+    if (fits) {
+      const vf m = FN(splat)(span->m[0]);
+      vf sum = state->sums[0];
+      __m512i value_low[8], value_high[8];
 #pragma clang loop unroll(full)
-      for (int j = 0; j < vectors; j++) o[j] = o[j] * factor;
-    }
-    uint8_t codes[CODES] __attribute__((aligned(64)));
-    att_store_counts(p, (vf){0}, codes);
-    const char *v = block + POLAR_PAGE * head_dim;
-    const float unit = state->unit[0];
-    __m512i value_low[8], value_high[8];
+      for (int j = 0; j < vectors; j++) value_low[j] = value_high[j] = _mm512_setzero_si512();
+#pragma clang loop unroll(disable)
+      for (int i = 0; i < STEP_PAGES; i++) {
+        const char *block = turn[i];
+        const att_fetch fetch = {turn[i + near], turn[i + far]};
+        // Four chains each, since the softmax waits for them.
+        __m512i high[4] = {_mm512_set1_epi32(state->high_start[0])}, low[4] = {_mm512_set1_epi32(state->low_start[0])};
 #pragma clang loop unroll(full)
-    for (int j = 0; j < vectors; j++) value_low[j] = value_high[j] = _mm512_setzero_si512();
+        for (int k = 0; k < head_dim / 4; k++) {
+          att_prefetch(fetch, k * 64);
+          const __m512i keys = att_keys(block + k * 64);
+          high[k % 4] = _mm512_dpbusd_epi32(high[k % 4], keys, att_splat4(state->high + 4 * k));
+          low[k % 4] = _mm512_dpbusd_epi32(low[k % 4], keys, att_splat4(state->low + 4 * k));
+        }
+        const char *scales = block + 2 * POLAR_PAGE * head_dim;
+        att_prefetch(fetch, 2 * POLAR_PAGE * head_dim);
+        const vf y = att_score(att_sum(high), att_sum(low), att_scales(scales), state->factor[0]);
+        const vf weights = att_weight(y, m), counts = weights * att_scales(scales + 2 * POLAR_PAGE);
+        fits &= !att_overflows(counts);
+        sum = sum + weights;
+        uint8_t codes[CODES] __attribute__((aligned(64)));
+        att_store_counts(counts, (vf){0}, codes);
+        const char *v = block + POLAR_PAGE * head_dim;
 #pragma clang loop unroll(full)
-    for (int t = 0; t < 4; t++) {
-      const __m512i l = att_splat4(codes + 16 * t), h = att_splat4(codes + 16 * t + 8);
+        for (int t = 0; t < 4; t++) {
+          const __m512i l = att_splat4(codes + 16 * t), h = att_splat4(codes + 16 * t + 8);
 #pragma clang loop unroll(full)
-      for (int j = 0; j < vectors; j++) {
-        const int64_t at = (t * vectors + j) * 64;
-        att_prefetch(fetch, POLAR_PAGE * head_dim + at);
-        const __m512i values = _mm512_loadu_si512(v + at);
-        value_low[j] = _mm512_dpbusd_epi32(value_low[j], l, values);
-        value_high[j] = _mm512_dpbusd_epi32(value_high[j], h, values);
+          for (int j = 0; j < vectors; j++) {
+            const int64_t at = (t * vectors + j) * 64;
+            att_prefetch(fetch, POLAR_PAGE * head_dim + at);
+            const __m512i values = _mm512_loadu_si512(v + at);
+            value_low[j] = _mm512_dpbusd_epi32(value_low[j], l, values);
+            value_high[j] = _mm512_dpbusd_epi32(value_high[j], h, values);
+          }
+        }
+      }
+      if (fits) {
+        state->sums[0] = sum;
+#pragma clang loop unroll(full)
+        for (int j = 0; j < vectors; j++) {
+          float *o = span->o + j * VW;
+          FN(store)(o, FN(load)(o) + att_value(value_high[j], value_low[j]));
+        }
       }
     }
-#pragma clang loop unroll(full)
-    for (int j = 0; j < vectors; j++) {
-      const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(value_high[j], 8), value_low[j]);
-      o[j] = (vf)_mm512_cvtepi32_ps(sum) * unit + o[j];
-    }
+    if (fits) continue;
+    const att_fetch next[STEP_PAGES] = {{turn[near], turn[far]}, {turn[near + 1], turn[far + 1]}};
+att_pair(span, state, turn, next, start);
   }
-#pragma clang loop unroll(full)
-  for (int j = 0; j < vectors; j++) FN(store)(span->o + j * VW, o[j]);
 }
 
-static void att_stream_64(const polar_span *span, att_state *state) { att_stream(64, 1, 3, span, state); }
+static void att_stream_64(const polar_span *span, att_state *state) { att_stream(64, 1, 5, span, state); }
 static void att_stream_128(const polar_span *span, att_state *state) { att_stream(128, 1, 2, span, state); }
 
 void polar_attention_int8_avx512(const polar_span *span) {

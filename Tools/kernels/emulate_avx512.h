@@ -58,9 +58,7 @@ typedef uint16_t __mmask16;
 typedef uint32_t __mmask32;
 typedef uint64_t __mmask64;
 typedef float emulated_ps128 __attribute__((vector_size(16)));
-typedef uint8_t emulated_si128 __attribute__((vector_size(16), aligned(1)));
 #define __m128 emulated_ps128
-#define __m128i emulated_si128
 #define _MM_FROUND_TO_NEG_INF 1
 #define _MM_FROUND_NO_EXC 8
 enum { _CMP_UNORD_Q = 3, _CMP_LE_OQ = 18, _CMP_GT_OQ = 30 };
