@@ -35,6 +35,8 @@ public final class DecodeBench {
     public var decodedTokens: Int
     /// Seconds to prefill one prompt.
     public var promptSeconds: Double
+    /// Operations of the prefill per second over the machine's multiply-add peak.
+    public var promptPeakFraction: Double
     /// Median seconds of one step.
     public var stepSeconds: Double
     /// Decoded tokens per second over the batch.
@@ -129,7 +131,10 @@ public final class DecodeBench {
       let stepSeconds = median(times[index])
       return Row(
         policy: candidates[index].name, batch: batch, promptTokens: prompt.count,
-        decodedTokens: steps, promptSeconds: promptSeconds, stepSeconds: stepSeconds,
+        decodedTokens: steps, promptSeconds: promptSeconds,
+        promptPeakFraction: prefillOperations(tokens: prompt.count) / promptSeconds
+          / (limits.arithmeticPeak * 1e9),
+        stepSeconds: stepSeconds,
         tokensPerSecond: Double(batch) / stepSeconds,
         speedup: median(zip(times[0], times[index]).map { $0 / $1 }),
         density: densities[index].heads, neuronDensity: densities[index].neurons,
@@ -171,6 +176,22 @@ public final class DecodeBench {
         }
       }
     }
+  }
+
+  /// Operations of a prefill, two for each product and sum: every weight of the layers meets every token, those of the output
+  /// head the last one, and every query the keys and values that it sees.
+  private func prefillOperations(tokens: Int) -> Double {
+    let config = model.config
+    let projections = 2 * config.hidden * (config.heads + config.kvHeads) * config.headDim
+    let mlp = (config.architecture == .opt ? 2 : 3) * config.hidden * config.intermediate
+    let linear =
+      2 * Double(tokens) * Double(config.layers) * Double(projections + mlp)
+      + 2 * Double(config.hidden) * Double(config.vocabulary)
+    let seen = (0..<config.layers).reduce(0.0) { sum, layer in
+      let full = min(tokens, config.window(layer: layer) ?? tokens)
+      return sum + Double(full * (full + 1) / 2 + (tokens - full) * full)
+    }
+    return linear + 4 * Double(config.heads * config.headDim) * seen
   }
 
   /// The least seconds of a step: the weights of what is computed and the selected heads' K and V are read once, and every

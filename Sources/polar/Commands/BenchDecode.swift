@@ -26,10 +26,10 @@ struct BenchDecodeCommand: ParsableCommand {
     abstract: "Decode grid batch x context x density, in the columns of llama-batched-bench.",
     discussion: """
       Columns: PP prompt tokens, TG decoded tokens, B sequences, N_KV tokens in the cache, S_PP and S_TG tokens/s of
-      prefill and decode, speed-up over dense (median of step-by-step ratios), fractions of heads computed in full and of
-      MLP neurons over all layers, and the fraction of the roofline (least time over measured time). Dense and sparse
-      steps alternate. Without --profile sparse rows choose random heads or neurons: their speed is real, their text
-      is not.
+      prefill and decode, prefill's operations as a fraction of the multiply-add peak, speed-up over dense (median of
+      step-by-step ratios), fractions of heads computed in full and of MLP neurons over all layers, and the fraction of
+      the roofline (least time over measured time). Dense and sparse steps alternate. Without --profile sparse rows
+      choose random heads or neurons: their speed is real, their text is not.
       """)
 
   @OptionGroup var model: ModelOptions
@@ -80,7 +80,8 @@ struct BenchDecodeCommand: ParsableCommand {
     let ids = loaded.tokenizer.encode(try readText(text ?? books))
     let bench = DecodeBench(model: loaded.model, backend: backend, limits: limits)
     print(
-      "    PP     TG      B     N_KV     S_PP t/s     S_TG t/s  speed-up    heads  neurons  roofline  policy")
+      "    PP     TG      B     N_KV     S_PP t/s  of peak     S_TG t/s  speed-up    heads  neurons  roofline  policy"
+    )
     for length in context.values {
       guard length >= 1, length <= ids.count else {
         throw PolarError.request(
@@ -161,6 +162,7 @@ struct BenchDecodeCommand: ParsableCommand {
       right("\(row.promptTokens)", 6), right("\(row.decodedTokens)", 6), right("\(row.batch)", 6),
       right("\(row.batch * (row.promptTokens + row.decodedTokens))", 8),
       right(fixed(Double(row.promptTokens) / row.promptSeconds, 1), 12),
+      right(fixed(row.promptPeakFraction * 100, 0) + " %", 8),
       right(fixed(row.tokensPerSecond, 1), 12), right(fixed(row.speedup, 2), 9),
       right(fixed(row.density, 2), 8), right(fixed(row.neuronDensity, 2), 8),
       right(fixed(row.floorSeconds / row.stepSeconds * 100, 0) + " %", 9), " " + row.policy,
