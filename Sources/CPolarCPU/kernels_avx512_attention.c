@@ -114,18 +114,18 @@ POLAR_ALWAYS_INLINE void att_pair(
   }
 }
 
-// o += P V of R rows and NV vectors from dimension d0 on, over the first `tokens` tokens of the pages. Fetches LINES
-// lines per pair of tokens on the way.
+// o += P V of R rows and NV vectors from dimension d0 on, over the first `tokens` tokens of the pages; what o was counts in the
+// lanes `seen`. Fetches LINES lines per pair of tokens on the way.
 POLAR_ALWAYS_INLINE void att_values(
   const int R, const int NV, const int LINES, const uint16_t *const *block, const uint16_t *next, int64_t d0,
-  const int64_t head_dim, __mmask16 lanes, int tokens, const uint16_t *p, float *o
+  const int64_t head_dim, __mmask16 lanes, __mmask16 seen, int tokens, const uint16_t *p, float *o
 ) {
   vf acc[24];
 #pragma clang loop unroll(full)
   for (int r = 0; r < R; r++)
 #pragma clang loop unroll(full)
     for (int j = 0; j < NV; j++)
-      acc[r * NV + j] = (vf)_mm512_maskz_loadu_ps(lanes, o + r * head_dim + d0 + j * VW);
+      acc[r * NV + j] = (vf)_mm512_maskz_loadu_ps(lanes & seen, o + r * head_dim + d0 + j * VW);
   for (int page = 0; page * POLAR_PAGE < tokens; page++) {
     const uint16_t *v = block[page] + POLAR_PAGE * head_dim + d0 * 2;
     const uint16_t *weights = p + page * POLAR_PAGE;
@@ -151,28 +151,28 @@ POLAR_ALWAYS_INLINE void att_values(
 
 // att_values over all dimensions. How they are cut decides about speed only: enough chains, and lines fetched evenly.
 POLAR_ALWAYS_INLINE void att_all_values(
-  const int R, const uint16_t *const *block, const uint16_t *next, const int64_t head_dim, int tokens,
+  const int R, const uint16_t *const *block, const uint16_t *next, const int64_t head_dim, __mmask16 seen, int tokens,
   const uint16_t *p, float *o
 ) {
   const __mmask16 all = 0xffff;
   if (head_dim == 64) {
-    att_values(R, 4, 4, block, next, 0, head_dim, all, tokens, p, o);
+    att_values(R, 4, 4, block, next, 0, head_dim, all, seen, tokens, p, o);
   } else if (head_dim == 128 && R == 1) {
-    att_values(R, 4, 8, block, next, 0, head_dim, all, tokens, p, o);
-    att_values(R, 4, 0, block, NULL, 4 * VW, head_dim, all, tokens, p, o);
+    att_values(R, 4, 8, block, next, 0, head_dim, all, seen, tokens, p, o);
+    att_values(R, 4, 0, block, NULL, 4 * VW, head_dim, all, seen, tokens, p, o);
   } else if (head_dim == 128 && R <= 3) {
-    att_values(R, 8, 8, block, next, 0, head_dim, all, tokens, p, o);
+    att_values(R, 8, 8, block, next, 0, head_dim, all, seen, tokens, p, o);
   } else if (head_dim == 128) {
-    att_values(2, 8, 4, block, next, 0, head_dim, all, tokens, p, o);
+    att_values(2, 8, 4, block, next, 0, head_dim, all, seen, tokens, p, o);
     const uint16_t *rest = next ? next + POLAR_PAGE * head_dim : NULL;
-    att_values(2, 8, 4, block, rest, 0, head_dim, all, tokens, p + 2 * POLAR_TILE_TOKENS, o + 2 * head_dim);
+    att_values(2, 8, 4, block, rest, 0, head_dim, all, seen, tokens, p + 2 * POLAR_TILE_TOKENS, o + 2 * head_dim);
   } else {
     int64_t d = 0;
     for (; d + 4 * VW <= head_dim; d += 4 * VW)
-      att_values(R, 4, 4, block, next ? next + d * POLAR_PAGE : NULL, d, head_dim, all, tokens, p, o);
+      att_values(R, 4, 4, block, next ? next + d * POLAR_PAGE : NULL, d, head_dim, all, seen, tokens, p, o);
     for (; d < head_dim; d += VW) {
       const __mmask16 lanes = head_dim - d < VW ? (__mmask16)((1u << (head_dim - d)) - 1) : all;
-      att_values(R, 1, 1, block, next ? next + d * POLAR_PAGE : NULL, d, head_dim, lanes, tokens, p, o);
+      att_values(R, 1, 1, block, next ? next + d * POLAR_PAGE : NULL, d, head_dim, lanes, seen, tokens, p, o);
     }
   }
 }
@@ -197,10 +197,16 @@ POLAR_ALWAYS_INLINE __mmask16 att_fits(__mmask16 lanes, vf scores, vf m8) {
   return _mm512_mask_cmp_ps_mask(lanes, (__m512)scores, (__m512)m8, _CMP_LE_OQ);
 }
 
+// The lanes of the output that count in the step that starts at `start` of the span: none in the first one.
+POLAR_ALWAYS_INLINE __mmask16 att_seen(const polar_span *span, int start) {
+  const int most = span->rows > STREAM_ROWS ? POLAR_TILE_PAGES : STEP_PAGES;
+  return start == span->first / most * most * POLAR_PAGE ? 0 : 0xffff;
+}
+
 // One softmax step of R rows over the two pages from `page` of the step on, of whose scores y has P vectors per row.
 POLAR_ALWAYS_INLINE void att_accumulate(
   const int R, const int P, const int64_t head_dim, const polar_span *span, const uint16_t *const *block,
-  const int page, const uint16_t *next, int row, int visible, const vf *y, vf *sums
+  const int page, const uint16_t *next, int row, __mmask16 seen, int visible, const vf *y, vf *sums
 ) {
   float *o = span->o + row * head_dim;
   uint16_t p[4 * POLAR_TILE_TOKENS] __attribute__((aligned(64)));
@@ -214,7 +220,7 @@ POLAR_ALWAYS_INLINE void att_accumulate(
     _mm512_store_si512(p + r * POLAR_TILE_TOKENS, (__m512i)weights);
     sums[row + r] = att_add(sums[row + r], weights);
   }
-  att_all_values(R, block + page, next, head_dim, visible - page * POLAR_PAGE, p, o);
+  att_all_values(R, block + page, next, head_dim, seen, visible - page * POLAR_PAGE, p, o);
 }
 
 // Masks what is not visible in the scores of R rows against P pages, of which the first one's tokens start at `start` of the
@@ -246,7 +252,7 @@ POLAR_ALWAYS_INLINE void att_rows(
   vf y[4 * STEP_PAGES];
   att_scores(R, STEP_PAGES, block, next ? next[0] : NULL, span->scratch + row * head_dim, head_dim, y);
   const int visible = att_mask(R, STEP_PAGES, span, start, row, y);
-  att_accumulate(R, STEP_PAGES, head_dim, span, block, 0, next ? next[1] : NULL, row, visible, y, sums);
+  att_accumulate(R, STEP_PAGES, head_dim, span, block, 0, next ? next[1] : NULL, row, att_seen(span, start), visible, y, sums);
 }
 
 // acc += scores of four rows against four pages over dimensions d ..< end.
@@ -304,6 +310,7 @@ POLAR_ALWAYS_INLINE void att_tile(
   const int64_t head_dim, const polar_span *span, const uint16_t *const *block, int start, int low, int high, vf *sums
 ) {
   enum { R = 4, P = POLAR_TILE_PAGES, PARTS = R * P / STEP_PAGES };
+  const __mmask16 seen = att_seen(span, start);
   vf y[R * P];
   if (low >= high) return;
   att_scores(R, P, block, NULL, span->scratch + low * head_dim, head_dim, y);
@@ -313,8 +320,8 @@ POLAR_ALWAYS_INLINE void att_tile(
     const uint16_t *q = span->scratch + (row + R) * head_dim;
     if (!att_all_fit(span, row, y)) {
       const int first = visible < STEP_TOKENS ? visible : STEP_TOKENS;
-      att_accumulate(R, P, head_dim, span, block, 0, NULL, row, first, y, sums);
-      att_accumulate(R, P, head_dim, span, block, STEP_PAGES, NULL, row, visible, y, sums);
+      att_accumulate(R, P, head_dim, span, block, 0, NULL, row, seen, first, y, sums);
+      att_accumulate(R, P, head_dim, span, block, STEP_PAGES, NULL, row, 0xffff, visible, y, sums);
       if (row + R < high) att_scores(R, P, block, NULL, q, head_dim, y);
       continue;
     }
@@ -336,7 +343,7 @@ POLAR_ALWAYS_INLINE void att_tile(
       for (int i = 0; i < PARTS; i++)
         att_weigh(span, row + i * R / PARTS, y + i * STEP_PAGES, p + i * STEP_TOKENS, sums);
     }
-    att_all_values(R, block, NULL, head_dim, visible, p, span->o + row * head_dim);
+    att_all_values(R, block, NULL, head_dim, seen, visible, p, span->o + row * head_dim);
   }
 }
 
@@ -412,7 +419,6 @@ void polar_attention_avx512(const polar_span *span) {
     sums[r] = (vf){0};
     span->m[r] = NEVER;
   }
-  __builtin_memset(span->o, 0, sizeof(float) * (size_t)span->rows * (size_t)span->head_dim);
   const int most = span->rows > STREAM_ROWS ? POLAR_TILE_PAGES : STEP_PAGES;
   for (int page = span->first / most * most, pages; page < span->pages; page += pages) {
     pages = span->pages - page > STEP_PAGES ? most : STEP_PAGES;
