@@ -2,8 +2,7 @@
 // [pairs][32][2] as linear layers have them, and every result is the chain over its inputs that the linear layer computes.
 //
 // What is read comes from memory, in rows that lie anywhere, so what counts is how many lines are under way. Lines are fetched
-// in the order in which they are used, one fetch for each line that is used, 96 lines ahead: a core can have 128 of them
-// under way, and a fetch beyond that is dropped.
+// in the order in which they are used, one fetch for each line that is used, 96 lines ahead: a core can have 128 of them under way.
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include "kernels.h"
@@ -18,10 +17,12 @@
 
 enum {
   group_rows = 8,        // most rows of activations of one register tile
-  wide_rows = 4,         // most rows for which 32 neurons pass side by side, since chains of 16 would be waited for
   pack_pairs = 32,       // pairs of inputs of an up-projection packed at a time, for several groups of rows
   block_entries = 16,    // neurons of a down-projection between stores of the accumulators, for one group of rows,
   panel_entries = 32,    // or for several
+  list_entries = 64,     // neurons of a down-projection that share stretches of columns, for one group of rows:
+  stretch = 512,         // columns, whose sums stay in L1 while the blocks of these neurons pass
+  piece_columns = 16384, // columns whose sums of one group of rows fit into scratch
   lines_ahead = 96,      // lines fetched before they are used
   converted = 512,       // inputs of a down-projection that become bf16 at a time
   h_stride = converted + 32,
@@ -101,62 +102,56 @@ static void pack(const uint16_t *const *rows, int halves, int64_t first, int64_t
   }
 }
 
-// R rows x 16 * H neurons over all pairs, without a panel: every result is one chain that starts at `start`.
+// R rows x 16 neurons over all pairs, without a panel: every result is one chain that starts at `start`.
 POLAR_ALWAYS_INLINE void direct(
-  const int R, const int H, const uint16_t *const *rows, const uint16_t *const *next, const uint16_t *x, int64_t xs,
+  const int R, const uint16_t *const *rows, const uint16_t *const *next, const uint16_t *x, int64_t xs,
   const float *start, float *c, int64_t pairs
 ) {
   vf acc[group_rows];
 #pragma clang loop unroll(full)
-  for (int i = 0; i < R * H; i++) acc[i] = FN(load)(start + i % H * VW);
+  for (int q = 0; q < R; q++) acc[q] = FN(load)(start);
   for (int64_t k = 0; k < pairs; k += 16) {
     const int count = pairs - k < 16 ? (int)(pairs - k) : 16;
     const __mmask16 mask = (__mmask16)((1u << count) - 1);
-    const place fetched = ahead(rows, next, 2 * k, lines_ahead / (16 * H) * 32, 2 * pairs);
+    const place fetched = ahead(rows, next, 2 * k, lines_ahead / 16 * 32, 2 * pairs);
+    __m512i r[16], t[16];
 #pragma clang loop unroll(full)
-    for (int h = 0; h < H; h++) {
-      __m512i r[16], t[16];
+    for (int i = 0; i < 16; i++) {
+      r[i] = _mm512_maskz_loadu_epi32(mask, rows[i] + 2 * k);
+      __builtin_prefetch(fetched.rows[i] + fetched.position, 0, 3);
+    }
+    transpose(r, t);
+    if (count == 16) {
 #pragma clang loop unroll(full)
-      for (int i = 0; i < 16; i++) {
-        r[i] = _mm512_maskz_loadu_epi32(mask, rows[16 * h + i] + 2 * k);
-        __builtin_prefetch(fetched.rows[16 * h + i] + fetched.position, 0, 3);
-      }
-      transpose(r, t);
-      if (count == 16) {
+      for (int i = 0; i < 16; i++)
 #pragma clang loop unroll(full)
-        for (int i = 0; i < 16; i++)
+        for (int q = 0; q < R; q++)
+          acc[q] = FN(pair_dot)(acc[q], (vu)t[i], FN(splat_pair)(x + q * xs + 2 * (k + i)));
+    } else {
+#pragma clang loop unroll(full)
+      for (int i = 0; i < 15; i++) {
+        if (i < count)
 #pragma clang loop unroll(full)
           for (int q = 0; q < R; q++)
-            acc[q * H + h] = FN(pair_dot)(acc[q * H + h], (vu)t[i], FN(splat_pair)(x + q * xs + 2 * (k + i)));
-      } else {
-#pragma clang loop unroll(full)
-        for (int i = 0; i < 15; i++) {
-          if (i < count)
-#pragma clang loop unroll(full)
-            for (int q = 0; q < R; q++)
-              acc[q * H + h] = FN(pair_dot)(acc[q * H + h], (vu)t[i], FN(splat_pair)(x + q * xs + 2 * (k + i)));
-        }
+            acc[q] = FN(pair_dot)(acc[q], (vu)t[i], FN(splat_pair)(x + q * xs + 2 * (k + i)));
       }
     }
   }
 #pragma clang loop unroll(full)
-  for (int q = 0; q < R; q++)
-#pragma clang loop unroll(full)
-    for (int h = 0; h < H; h++) FN(store)(c + q * POLAR_PANEL + h * VW, acc[q * H + h]);
+  for (int q = 0; q < R; q++) FN(store)(c + q * POLAR_PANEL, acc[q]);
 }
 
 typedef void (*direct_kernel)(
   const uint16_t *const *rows, const uint16_t *const *next, const uint16_t *x, int64_t xs, const float *start,
   float *c, int64_t pairs);
-#define DIRECT(R, H)                                                                                            \
-  static void direct_##R##_##H(                                                                                 \
+#define DIRECT(R)                                                                                               \
+  static void direct_##R(                                                                                       \
     const uint16_t *const *rows, const uint16_t *const *next, const uint16_t *x, int64_t xs, const float *start, \
     float *c, int64_t pairs                                                                                     \
   ) {                                                                                                           \
-    direct(R, H, rows, next, x, xs, start, c, pairs);                                                           \
+    direct(R, rows, next, x, xs, start, c, pairs);                                                              \
   }
-DIRECT(1, 1) DIRECT(2, 1) DIRECT(3, 1) DIRECT(4, 1) DIRECT(5, 1) DIRECT(6, 1) DIRECT(7, 1) DIRECT(8, 1)
-DIRECT(1, 2) DIRECT(2, 2) DIRECT(3, 2) DIRECT(4, 2)
+DIRECT(1) DIRECT(2) DIRECT(3) DIRECT(4) DIRECT(5) DIRECT(6) DIRECT(7) DIRECT(8)
 
 // R rows x 16 * H outputs over `pairs` pairs of a packed panel; every output is one chain that starts at `start`. A line
 // of each row `fetched` is fetched meanwhile, unless that is NULL.
@@ -200,19 +195,18 @@ typedef void (*tile_kernel)(
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1) TILE(7, 1) TILE(8, 1)
 TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2) TILE(7, 2) TILE(8, 2)
 
-// One half (gate or up) of up to 32 neurons for all rows of activations.
+// One half (gate or up) of up to 16 neurons, or 32 for more than group_rows rows, for all rows of activations.
 static void up_group(
   const uint16_t *const *w, const uint16_t *const *next, int halves, int64_t rows, const uint16_t *x, int64_t xs,
   const float *bias, float *sums, int64_t pairs
 ) {
-  static const direct_kernel narrow[] = {direct_1_1, direct_2_1, direct_3_1, direct_4_1,
-                                         direct_5_1, direct_6_1, direct_7_1, direct_8_1};
-  static const direct_kernel wide[] = {direct_1_2, direct_2_2, direct_3_2, direct_4_2};
+  static const direct_kernel kernels[] = {direct_1, direct_2, direct_3, direct_4,
+                                          direct_5, direct_6, direct_7, direct_8};
   static const tile_kernel tiles[2][group_rows] = {
     {tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1, tile_7_1, tile_8_1},
     {tile_1_2, tile_2_2, tile_3_2, tile_4_2, tile_5_2, tile_6_2, tile_7_2, tile_8_2}};
   if (rows <= group_rows) {
-    (halves == 2 ? wide : narrow)[rows - 1](w, next, x, xs, bias, sums, pairs);
+    kernels[rows - 1](w, next, x, xs, bias, sums, pairs);
     return;
   }
   uint16_t panel[pack_pairs * 2 * POLAR_PANEL] __attribute__((aligned(64)));
@@ -252,7 +246,7 @@ void polar_selective_up_avx512(
 ) {
   (void)entries;
   const int64_t rows = row_high - row_low, hidden = args->hidden, xs = odd_lines(hidden);
-  const int64_t width = rows <= wide_rows || rows > group_rows ? POLAR_PANEL : VW;
+  const int64_t width = rows > group_rows ? POLAR_PANEL : VW;
   float sums[2][POLAR_ROW_BLOCK * POLAR_PANEL] __attribute__((aligned(64)));
   const uint16_t *w[POLAR_PANEL], *second[POLAR_PANEL], *next[POLAR_PANEL];
   for (int64_t r = 0; r < rows; r++)
@@ -302,43 +296,98 @@ POLAR_ALWAYS_INLINE void down_step(const int R, const vu *weights, const uint16_
   }
 }
 
-// R rows x 32 columns on top of `start`: h times the weights of pairs of neurons, which come from the rows w at `column`
-// (then a line of each row `fetched` is fetched meanwhile) or, in shared form, from a panel [pairs][2][16][2]. Every result
-// is one chain over the pairs.
+// The order in which lines of up to list_entries neurons are read: stretches of columns, in them blocks of neurons, in
+// these panels of columns, of which a line of each neuron is read.
+typedef struct {
+  const uint16_t *const *rows;  // of the first block
+  const uint16_t *const *next;  // rows that follow
+  int64_t blocks, low, high;    // how many blocks there are, and the columns
+  int64_t block, begin, at;     // block, where the stretch begins, panel
+} reading;
+
+POLAR_ALWAYS_INLINE void advance(reading *r) {
+  r->at += POLAR_PANEL;
+  if (r->at < r->high && r->at < r->begin + stretch) return;
+  if (++r->block < r->blocks) {
+    r->at = r->begin;
+    return;
+  }
+  r->block = 0;
+  if (r->at >= r->high) {
+    r->rows = r->next;
+    r->at = r->low;
+  }
+  r->begin = r->at;
+}
+
+// Columns [low, high) of up to list_entries neurons, for R rows, on top of `sums` [panel][R][32].
+POLAR_ALWAYS_INLINE void down_few(
+  const int R, const uint16_t *const *rows, const uint16_t *const *next, int64_t entries, int64_t low, int64_t high,
+  const uint16_t *h, float *sums
+) {
+  const int64_t blocks = (entries + block_entries - 1) / block_entries;
+  reading fetched = {rows, next, blocks, low, high, 0, low, low};
+  for (int i = 0; i < lines_ahead / block_entries; i++) advance(&fetched);
+  for (int64_t begin = low; begin < high; begin += stretch, sums += R * stretch)
+    for (int64_t b = 0; b < blocks; b++) {
+      const uint16_t *const *w = rows + b * block_entries;
+      const uint16_t *x = h + b * block_entries;
+      const int64_t end = begin + stretch < high ? begin + stretch : high;
+      const int64_t pairs = (entries - b * block_entries + 1) / 2;
+      float *c = sums;
+      for (int64_t d = begin; d < end; d += POLAR_PANEL, c += R * POLAR_PANEL) {
+        const __mmask32 mask = high - d < POLAR_PANEL ? (1u << (high - d)) - 1 : ~0u;
+        const uint16_t *const *line = fetched.rows + fetched.block * block_entries;
+        vf acc[2 * group_rows];
+        vu weights[2];
+#pragma clang loop unroll(full)
+        for (int i = 0; i < 2 * R; i++) acc[i] = FN(load)(c + i * VW);
+#pragma clang loop unroll(full)
+        for (int k = 0; k < block_entries / 2; k++) {
+          if (k >= pairs) continue;
+          interleave(w[2 * k] + d, w[2 * k + 1] + d, mask, weights);
+          __builtin_prefetch(line[2 * k] + fetched.at, 0, 3);
+          __builtin_prefetch(line[2 * k + 1] + fetched.at, 0, 3);
+          down_step(R, weights, x + 2 * k, acc);
+          // The compiler would load for several pairs before it multiplies, and spill what it has no registers for.
+#pragma clang loop unroll(full)
+          for (int i = 0; i < 2 * R; i++) __asm__ volatile("" : "+v"(acc[i])::"memory");
+        }
+#pragma clang loop unroll(full)
+        for (int i = 0; i < 2 * R; i++) FN(store)(c + i * VW, acc[i]);
+        advance(&fetched);
+      }
+    }
+}
+
+typedef void (*down_few_kernel)(
+  const uint16_t *const *rows, const uint16_t *const *next, int64_t entries, int64_t low, int64_t high,
+  const uint16_t *h, float *sums);
+#define DOWN_FEW(R)                                                                                             \
+  static void down_few_##R(                                                                                     \
+    const uint16_t *const *rows, const uint16_t *const *next, int64_t entries, int64_t low, int64_t high,       \
+    const uint16_t *h, float *sums                                                                              \
+  ) {                                                                                                           \
+    down_few(R, rows, next, entries, low, high, h, sums);                                                       \
+  }
+DOWN_FEW(1) DOWN_FEW(2) DOWN_FEW(3) DOWN_FEW(4) DOWN_FEW(5) DOWN_FEW(6) DOWN_FEW(7) DOWN_FEW(8)
+
+// R rows x 32 columns on top of `start`: h times the weights of pairs of neurons, which lie in a panel [pairs][2][16][2].
+// Every result is one chain over the pairs.
 POLAR_ALWAYS_INLINE void down_tile(
-  const int R, const int shared, const uint16_t *panel, const uint16_t *const *w, int64_t column, __mmask32 mask,
-  int64_t pairs, const uint16_t *h, const float *start, int64_t start_stride, float *c, int64_t cs,
-  const uint16_t *const *fetched, int64_t at
+  const int R, const uint16_t *panel, __mmask32 mask, int64_t pairs, const uint16_t *h, const float *start,
+  int64_t start_stride, float *c, int64_t cs
 ) {
   const __mmask16 masks[2] = {(__mmask16)mask, (__mmask16)(mask >> 16)};
   vf acc[2 * group_rows];
-  vu weights[2];
 #pragma clang loop unroll(full)
   for (int r = 0; r < R; r++)
 #pragma clang loop unroll(full)
     for (int i = 0; i < 2; i++)
       acc[2 * r + i] = (vf)_mm512_maskz_loadu_ps(masks[i], start + r * start_stride + i * VW);
-  int64_t k = 0;
-  if (shared) {
-    for (; k < pairs; k++) {
-      weights[0] = FN(load_pairs)(panel + k * 64);
-      weights[1] = FN(load_pairs)(panel + k * 64 + 32);
-      down_step(R, weights, h + 2 * k, acc);
-    }
-  } else {
-    // Loads of different rows are different instructions, so that hardware sees a stream in each.
-    for (; k + block_entries / 2 <= pairs; k += block_entries / 2)
-#pragma clang loop unroll(full)
-      for (int i = 0; i < block_entries / 2; i++) {
-        interleave(w[2 * (k + i)] + column, w[2 * (k + i) + 1] + column, mask, weights);
-        down_step(R, weights, h + 2 * (k + i), acc);
-        __builtin_prefetch(fetched[2 * (k + i)] + at, 0, 3);
-        __builtin_prefetch(fetched[2 * (k + i) + 1] + at, 0, 3);
-      }
-    for (; k < pairs; k++) {
-      interleave(w[2 * k] + column, w[2 * k + 1] + column, mask, weights);
-      down_step(R, weights, h + 2 * k, acc);
-    }
+  for (int64_t k = 0; k < pairs; k++) {
+    const vu weights[2] = {FN(load_pairs)(panel + k * 64), FN(load_pairs)(panel + k * 64 + 32)};
+    down_step(R, weights, h + 2 * k, acc);
   }
 #pragma clang loop unroll(full)
   for (int r = 0; r < R; r++)
@@ -347,37 +396,28 @@ POLAR_ALWAYS_INLINE void down_tile(
 }
 
 typedef void (*down_kernel)(
-  const uint16_t *panel, const uint16_t *const *w, int64_t column, __mmask32 mask, int64_t pairs, const uint16_t *h,
-  const float *start, int64_t start_stride, float *c, int64_t cs, const uint16_t *const *fetched, int64_t at);
+  const uint16_t *panel, __mmask32 mask, int64_t pairs, const uint16_t *h, const float *start, int64_t start_stride,
+  float *c, int64_t cs);
 #define DOWN_TILE(R)                                                                                            \
-  static void down_direct_##R(                                                                                  \
-    const uint16_t *panel, const uint16_t *const *w, int64_t column, __mmask32 mask, int64_t pairs,             \
-    const uint16_t *h, const float *start, int64_t start_stride, float *c, int64_t cs,                          \
-    const uint16_t *const *fetched, int64_t at                                                                  \
+  static void down_tile_##R(                                                                                    \
+    const uint16_t *panel, __mmask32 mask, int64_t pairs, const uint16_t *h, const float *start,                \
+    int64_t start_stride, float *c, int64_t cs                                                                  \
   ) {                                                                                                           \
-    down_tile(R, 0, panel, w, column, mask, pairs, h, start, start_stride, c, cs, fetched, at);                     \
-  }                                                                                                             \
-  static void down_shared_##R(                                                                                   \
-    const uint16_t *panel, const uint16_t *const *w, int64_t column, __mmask32 mask, int64_t pairs,             \
-    const uint16_t *h, const float *start, int64_t start_stride, float *c, int64_t cs,                          \
-    const uint16_t *const *fetched, int64_t at                                                                  \
-  ) {                                                                                                           \
-    down_tile(R, 1, panel, w, column, mask, pairs, h, start, start_stride, c, cs, fetched, at);                    \
+    down_tile(R, panel, mask, pairs, h, start, start_stride, c, cs);                                            \
   }
 DOWN_TILE(1) DOWN_TILE(2) DOWN_TILE(3) DOWN_TILE(4) DOWN_TILE(5) DOWN_TILE(6) DOWN_TILE(7) DOWN_TILE(8)
 
-// Columns [low, high) of `entries` neurons (an even number) for all rows; `from_bias` where no neurons came before.
+// Columns [low, high) of `entries` neurons (an even number) for more than group_rows rows; `from_bias` where no neurons came
+// before.
 static void down_block(
   const polar_selective_args *args, const uint16_t *const *w, const uint16_t *const *next, int64_t entries,
   int64_t rows, int64_t row_low, int64_t low, int64_t high, const uint16_t *h, int from_bias
 ) {
-  static const down_kernel direct[] = {down_direct_1, down_direct_2, down_direct_3, down_direct_4,
-                                       down_direct_5, down_direct_6, down_direct_7, down_direct_8};
-  static const down_kernel shared[] = {down_shared_1, down_shared_2, down_shared_3, down_shared_4,
-                                       down_shared_5, down_shared_6, down_shared_7, down_shared_8};
+  static const down_kernel kernels[] = {down_tile_1, down_tile_2, down_tile_3, down_tile_4,
+                                        down_tile_5, down_tile_6, down_tile_7, down_tile_8};
   static const float zeros[POLAR_PANEL];
   const int64_t groups = (rows + group_rows - 1) / group_rows, small = rows / groups, larger = rows % groups;
-  const int64_t cs = args->out_stride, lead = lines_ahead / (groups == 1 ? block_entries : panel_entries) * 32;
+  const int64_t cs = args->out_stride;
   uint16_t panel[panel_entries * POLAR_PANEL] __attribute__((aligned(64)));
   for (int64_t d = low; d < high; d += POLAR_PANEL) {
     const int64_t columns = high - d < POLAR_PANEL ? high - d : POLAR_PANEL;
@@ -385,12 +425,8 @@ static void down_block(
     float *c = args->out + row_low * cs + d;
     const float *start = !from_bias ? c : args->bias ? args->bias + d : zeros;
     const int64_t start_stride = from_bias ? 0 : cs;
-    const place fetched = ahead(w, next, d - low, lead, high - low);
+    const place fetched = ahead(w, next, d - low, lines_ahead / panel_entries * 32, high - low);
     const int64_t at = fetched.position + low;
-    if (groups == 1) {
-      direct[rows - 1](NULL, w, d, mask, entries / 2, h, start, start_stride, c, cs, fetched.rows, at);
-      continue;
-    }
 #pragma clang loop unroll_count(4)
     for (int64_t k = 0; k < entries / 2; k++) {
       interleave(w[2 * k] + d, w[2 * k + 1] + d, mask, (vu *)(panel + k * 64));
@@ -399,10 +435,33 @@ static void down_block(
     }
     for (int64_t g = 0, row = 0; g < groups; g++) {
       const int64_t size = small + (g < larger);
-      shared[size - 1](
-        panel, NULL, 0, mask, entries / 2, h + row * h_stride, start + row * start_stride, start_stride, c + row * cs,
-        cs, NULL, 0);
+      kernels[size - 1](
+        panel, mask, entries / 2, h + row * h_stride, start + row * start_stride, start_stride, c + row * cs, cs);
       row += size;
+    }
+  }
+}
+
+// Sets the sums [panel][rows][32] of columns [low, high) to the bias, or copies them to the output.
+static void begin_sums(const polar_selective_args *args, int64_t rows, int64_t low, int64_t high, float *sums) {
+  for (int64_t d = low; d < high; d += VW) {
+    const __mmask16 mask = (__mmask16)(high - d < VW ? (1u << (high - d)) - 1 : 0xffff);
+    const __m512 bias = args->bias ? _mm512_maskz_loadu_ps(mask, args->bias + d) : _mm512_setzero_ps();
+    float *to = sums + (d - low) / POLAR_PANEL * POLAR_PANEL * rows + (d - low) % POLAR_PANEL;
+    for (int64_t r = 0; r < rows; r++) _mm512_storeu_ps(to + r * POLAR_PANEL, bias);
+  }
+}
+
+static void end_sums(
+  const polar_selective_args *args, int64_t row_low, int64_t rows, int64_t low, int64_t high, const float *sums
+) {
+  for (int64_t r = 0; r < rows; r++) {
+    float *out = args->out + (row_low + r) * args->out_stride;
+    for (int64_t d = low; d < high; d += VW) {
+      const __mmask16 mask = (__mmask16)(high - d < VW ? (1u << (high - d)) - 1 : 0xffff);
+      const int64_t panel = (d - low) / POLAR_PANEL;
+      _mm512_mask_storeu_ps(
+        out + d, mask, _mm512_loadu_ps(sums + (panel * rows + r) * POLAR_PANEL + (d - low) % POLAR_PANEL));
     }
   }
 }
@@ -411,13 +470,20 @@ void polar_selective_down_avx512(
   const polar_selective_args *args, int64_t entries, int64_t row_low, int64_t row_high, int64_t low, int64_t high,
   uint16_t *scratch
 ) {
-  const int64_t rows = row_high - row_low, block = rows > group_rows ? panel_entries : block_entries;
-  const uint16_t *w[panel_entries], *next[panel_entries];
+  static const down_few_kernel few[] = {down_few_1, down_few_2, down_few_3, down_few_4,
+                                        down_few_5, down_few_6, down_few_7, down_few_8};
+  const int64_t rows = row_high - row_low, block = rows > group_rows ? panel_entries : list_entries;
+  const uint16_t *w[list_entries], *next[list_entries];
   if (entries == 0) {
     for (int64_t r = row_low; r < row_high; r++)
       polar_set_bias(args->out + r * args->out_stride + low, args->bias ? args->bias + low : NULL, high - low);
     return;
   }
+  for (; high - low > piece_columns; low += piece_columns)
+    polar_selective_down_avx512(args, entries, row_low, row_high, low, low + piece_columns, scratch);
+  // Sums of few rows lie side by side: in the output, rows apart, they would compete for the sets of L1 with the weights.
+  float *sums = (float *)(scratch + group_rows * h_stride);
+  if (rows <= group_rows) begin_sums(args, rows, low, high, sums);
   find_rows(next, args, 0, entries, block);
   for (int64_t base = 0; base < entries; base += converted) {
     const int64_t count = entries - base < converted ? entries - base : converted;
@@ -429,10 +495,14 @@ void polar_selective_down_avx512(
       const int64_t valid = count - first < block ? count - first : block;
       for (int64_t j = 0; j < block; j++) w[j] = next[j];
       find_rows(next, args, base + first + block, entries, block);
-      down_block(
-        args, w, next, (valid + 1) / 2 * 2, rows, row_low, low, high, scratch + first, base + first == 0);
+      if (rows <= group_rows)
+        few[rows - 1](w, next, valid, low, high, scratch + first, sums);
+      else
+        down_block(
+          args, w, next, (valid + 1) / 2 * 2, rows, row_low, low, high, scratch + first, base + first == 0);
     }
   }
+  if (rows <= group_rows) end_sums(args, row_low, rows, low, high, sums);
 }
 #pragma clang attribute pop
 #endif
