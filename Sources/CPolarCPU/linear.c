@@ -226,7 +226,8 @@ void polar_linear(polar_context *context, const polar_linear_args *args) {
   job.piece = activations < worthwhile ? worthwhile / activations : 1;
   // Few activations are prepared by each thread sooner than fetched from another.
   const int64_t threads = context->threads, few = 16384;
-  job.shared = threads > 1 && row_blocks <= threads && activations >= few;
+  const int64_t rows = args->rows < row_block ? args->rows : row_block;
+  job.shared = threads > 1 && row_blocks <= threads && rows * args->weight.inputs >= few;
   pthread_mutex_lock(&context->lock);
   for (int64_t block = 0; job.shared && block < row_blocks; block++) {
     const int64_t left = args->rows - block * row_block;
