@@ -143,12 +143,11 @@ extension Engine {
     }
     if drawsOnDevice() { return drawTokens() }
     let logits = runner.run(.decode, policy: policy, replaying: true)
-    // On all threads where the CPU computes.
     let peaks = runner.mostLikelyTokens()
     scheduler.commitDecode(step)
     for (index, row) in step.decode.enumerated() {
       if row.samples {
-        choose(row.id, logits: logits, row: index, peak: peaks[index])
+        choose(row.id, logits: logits, row: index, peak: peaks?[index])
       } else {
         counters.replayedTokens += 1
       }

@@ -199,9 +199,10 @@ public final class ModelRunner {
   }
 
   /// The most likely token of each row of logits that the last ``run(_:policy:tap:replaying:padding:)`` returned, -1 where they are
-  /// not numbers; valid until the next pass. Only after passes of at most ``maximumSequences`` rows of logits.
-  public func mostLikelyTokens() -> UnsafeBufferPointer<Int32> {
-    guard let latest, latest.rows > 0 else { return UnsafeBufferPointer(start: nil, count: 0) }
+  /// not numbers; valid until the next pass. Nil where the logits were copied to the host, which had better look itself than wait for
+  /// the device once more. Only after passes of at most ``maximumSequences`` rows of logits.
+  public func mostLikelyTokens() -> UnsafeBufferPointer<Int32>? {
+    guard logits == nil, let latest, latest.rows > 0 else { return nil }
     precondition(latest.rows <= maximumSequences, "\(latest.rows) rows of logits")
     let chosen = UnsafeMutableRawBufferPointer(readback.buffer).bindMemory(to: Int32.self)
     let target = Tensor(drawing.base, columns: latest.rows, dtype: .i32)

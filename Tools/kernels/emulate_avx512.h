@@ -122,6 +122,7 @@ static inline void emulated_mask_storeu_ps(float *p, __mmask16 k, emulated_ps512
 }
 #define _mm512_mask_storeu_ps emulated_mask_storeu_ps
 #define _mm512_store_ps(p, x) emulated_mask_storeu_ps(p, 0xffff, x)
+#define _mm512_storeu_ps _mm512_store_ps
 static inline void emulated_mask_store_epi8(int8_t *p, __mmask16 k, emulated_si512 x) {
   for (int i = 0; i < 16; i++)
     if (k >> i & 1) p[i] = (int8_t)x[i];

@@ -75,8 +75,7 @@ struct Attention: BitwiseCopyable, Sendable {
     if let rotary {
       backend.rotaryStoreKV(
         kv, projected, heads: heads, positions: batch.positions,
-        inverseFrequencies: rotary.inverseFrequencies,
-        slots: batch.slots)
+        inverseFrequencies: rotary.inverseFrequencies, slots: batch.slots)
     } else {
       backend.storeKV(kv, key: key, value: value, slots: batch.slots)
     }
