@@ -134,10 +134,11 @@ typedef void (*polar_selective_kernel)(
 
 struct polar_kernels {
   // Rows [row_low, row_high) x panels [panel_low, panel_high) of a linear layer on bf16 weights. `prepared` holds the
-  // rows from row_low on as `prepare` writes them, prepared_stride elements apart.
+  // rows from row_low on as `prepare` writes them, prepared_stride elements apart. `next` is what will be read after these
+  // panels. Of args, the activation is none of its business.
   void (*linear)(
     const polar_linear_args *args, int64_t row_low, int64_t row_high, int64_t panel_low, int64_t panel_high,
-    const uint16_t *prepared, int64_t prepared_stride);
+    const uint16_t *prepared, int64_t prepared_stride, const char *next);
   // One row of activations as bf16; NULL when `linear` reads f32.
   void (*prepare)(uint16_t *out, const float *x, int64_t inputs);
   const polar_int_kernels *ints;

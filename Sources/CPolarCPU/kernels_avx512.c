@@ -66,7 +66,7 @@ LINEAR_TILE(8)
 
 static void linear_avx512(
   const polar_linear_args *args, int64_t row_low, int64_t row_high, int64_t panel_low, int64_t panel_high,
-  const uint16_t *prepared, int64_t prepared_stride
+  const uint16_t *prepared, int64_t prepared_stride, const char *next
 ) {
   typedef void (*tile)(
     const uint16_t *, const uint16_t *, int64_t, const float *, int64_t, float *, int64_t, int64_t, const char *,
@@ -75,8 +75,9 @@ static void linear_avx512(
                                linear_tile_5, linear_tile_6, linear_tile_7, linear_tile_8};
   const int64_t rows = row_high - row_low, pairs = args->weight.inputs / 2;
   const int64_t groups = (rows + 7) / 8, small = rows / groups, larger = rows % groups;
-  // One row group passes over the whole panel; several share blocks of it and each fetches a part of the next.
-  const int64_t blocks = groups == 1 ? 1 : (pairs + block_pairs - 1) / block_pairs;
+  // One row group passes over the whole panel, fetching 4 KiB ahead; several share blocks of it that stay in L1, each
+  // fetching a part of the next.
+  const int64_t lead = 4096 / (4 * POLAR_PANEL);
   float edge[POLAR_ROW_BLOCK * POLAR_PANEL];
   for (int64_t panel = panel_low; panel < panel_high; panel++) {
     const uint16_t *w = (const uint16_t *)args->weight.data + panel * pairs * 2 * POLAR_PANEL;
@@ -89,11 +90,17 @@ static void linear_avx512(
     float bias[POLAR_PANEL] = {0};
     if (args->bias)
       for (int64_t j = 0; j < valid; j++) bias[j] = args->bias[first + j];
+    // Weights that follow this panel. Where they lie elsewhere, one row group ends with a short block that fetches them.
+    const char *end = (const char *)(w + pairs * 2 * POLAR_PANEL), *behind = panel + 1 < panel_high ? end : next;
+    const int64_t last = behind != end && pairs > lead ? lead : 0;
+    const int64_t blocks = groups > 1 ? (pairs + block_pairs - 1) / block_pairs : last > 0 ? 2 : 1;
     for (int64_t b = 0; b < blocks; b++) {
-      const int64_t k = pairs * b / blocks, count = pairs * (b + 1) / blocks - k;
+      const int64_t k = groups > 1 ? pairs * b / blocks : b * (pairs - last);
+      const int64_t count = (groups > 1 ? pairs * (b + 1) / blocks : b == 0 ? pairs - last : pairs) - k;
       const uint16_t *block = w + k * 2 * POLAR_PANEL;
       const int64_t step = (4 * POLAR_PANEL + groups - 1) / groups;
-      const char *prefetch = groups == 1 ? (const char *)block + 4096 : (const char *)(block + count * 2 * POLAR_PANEL);
+      const char *prefetch = (const char *)(block + (groups > 1 ? count : lead) * 2 * POLAR_PANEL);
+      if (b + 1 == blocks && behind != end) prefetch = behind;
       int64_t row = 0;
       for (int64_t g = 0; g < groups; g++) {
         const int64_t size = small + (g < larger);

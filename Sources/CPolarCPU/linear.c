@@ -1,4 +1,4 @@
-// Linear layers: how they are spread over threads, and the passes over weights of 8 and 4 bits.
+// Linear layers: how they are spread over threads, the passes over weights of 8 and 4 bits, and gated layers.
 #include <stdatomic.h>
 #include "context.h"
 #include "quant.h"
@@ -8,8 +8,9 @@ typedef struct {
   const polar_linear_args *args;
   polar_scratch *scratch;
   int64_t row_block, row_blocks, panels;
-  int64_t piece;  // units that a thread takes at a time
-  int shared;     // 1 when threads prepare row blocks together, block b in the scratch of thread b
+  int64_t piece;     // units that a thread takes at a time
+  int64_t together;  // panels of a gate that are taken before those of the other half
+  int shared;        // 1 when threads prepare row blocks together, block b in the scratch of thread b
 } linear_job;
 
 // An odd number of cache lines, so that the rows of a tile do not compete for the same sets of a cache.
@@ -28,20 +29,19 @@ static int64_t sets_of(const polar_int_kernels *kernels, int64_t rows) {
   return rows <= kernels->most ? 1 : (rows + kernels->rows - 1) / kernels->rows;
 }
 
-// Rows x panels on weights of 8 or 4 bits; the rows are prepared in scratch.
+// Rows x panels on weights of 8 or 4 bits; the rows are prepared in scratch. `next` is what will be read afterwards.
 static void linear_int(
-  const linear_job *job, int64_t row_low, int64_t row_high, int64_t panel_low, int64_t panel_high,
-  const uint8_t *scratch
+  const polar_int_kernels *kernels, const polar_linear_args *args, int64_t row_low, int64_t row_high,
+  int64_t panel_low, int64_t panel_high, const uint8_t *scratch, const char *next
 ) {
-  const polar_int_kernels *kernels = job->kernels->ints;
-  const polar_linear_args *args = job->args;
   const int format = args->weight.format;
   const polar_tile *tiles = kernels->tiles[format - POLAR_WEIGHT_INT8];
   const int64_t rows = row_high - row_low, bytes = polar_group_bytes(format), groups = polar_groups(args->weight.inputs);
   const int64_t sets = sets_of(kernels, rows);
-  // One set of rows passes over the whole panel; several share blocks of it that stay in L1, each fetching a part of
-  // the next.
-  const int64_t most = 36864 / bytes, blocks = sets == 1 && kernels->whole ? 1 : (groups + most - 1) / most;
+  // One set of rows passes over the whole panel, fetching some 4 KiB ahead; several share blocks of it that stay in L1, each
+  // fetching a part of the next.
+  const int64_t most = 36864 / bytes, lead = (4096 + bytes - 1) / bytes;
+  const int whole = sets == 1 && kernels->whole;
   float edge[POLAR_ROW_BLOCK * POLAR_PANEL];
   for (int64_t panel = panel_low; panel < panel_high; panel++) {
     const uint8_t *w = (const uint8_t *)args->weight.data + panel * groups * bytes;
@@ -54,11 +54,17 @@ static void linear_int(
     float bias[POLAR_PANEL] = {0};
     if (args->bias)
       for (int64_t j = 0; j < valid; j++) bias[j] = args->bias[first + j];
+    // Weights that follow this panel. Where they lie elsewhere, a whole pass ends with a short block that fetches them.
+    const char *end = (const char *)w + groups * bytes, *behind = panel + 1 < panel_high ? end : next;
+    const int64_t last = behind != end && groups > lead ? lead : 0;
+    const int64_t blocks = !whole ? (groups + most - 1) / most : last > 0 ? 2 : 1;
     for (int64_t b = 0; b < blocks; b++) {
-      const int64_t group = groups * b / blocks, count = groups * (b + 1) / blocks - group;
+      const int64_t group = whole ? b * (groups - last) : groups * b / blocks;
+      const int64_t count = (!whole ? groups * (b + 1) / blocks : b == 0 ? groups - last : groups) - group;
       const int64_t lines = ((bytes + 63) / 64 + sets - 1) / sets;
       const uint8_t *block = w + group * bytes;
-      const char *prefetch = (const char *)block + (blocks == 1 ? 4096 : count * bytes);
+      const char *prefetch = (const char *)(block + (whole ? lead : count) * bytes);
+      if (b + 1 == blocks && behind != end) prefetch = behind;
       for (int64_t set = 0; set < sets; set++) {
         const int64_t row = set_begin(rows, sets, set), size = set_begin(rows, sets, set + 1) - row;
         const polar_int_operands t = {
@@ -141,7 +147,59 @@ static const uint8_t *prepared(const linear_job *job, int64_t block, int64_t row
   return scratch->linear;
 }
 
-// Units are (row block, panel), row block by row block.
+// Rows x panels of a layer without an activation.
+static void run_panels(
+  const linear_job *job, const polar_linear_args *args, int64_t row, int64_t row_end, int64_t panel, int64_t end,
+  const uint8_t *scratch, const char *next
+) {
+  if (args->weight.format == POLAR_WEIGHT_BF16) {
+    job->kernels->linear(
+      args, row, row_end, panel, end, (const uint16_t *)scratch, scratch_row_bytes(job->kernels, args) / 2, next);
+  } else {
+    linear_int(job->kernels->ints, args, row, row_end, panel, end, scratch, next);
+  }
+}
+
+// Rows x panels of a gated layer: some panels of the gate, those of the other half, and the activation while both are in L1.
+static void run_gated(
+  const linear_job *job, int64_t row, int64_t row_end, int64_t panel, int64_t end, const uint8_t *scratch
+) {
+  const polar_linear_args *args = job->args;
+  const int64_t bytes = polar_packed_bytes(POLAR_PANEL, args->weight.inputs, args->weight.format);
+  const polar_row_kernel activate =
+    args->activation == POLAR_LINEAR_SILU ? job->kernels->silu_mul : job->kernels->relu_mul;
+  const int64_t rows = row_end - row;
+  float halves[POLAR_ROW_BLOCK * (2 * POLAR_PANEL + 16)] __attribute__((aligned(64)));
+  for (int64_t some; panel < end; panel += some) {
+    some = end - panel < job->together ? end - panel : job->together;
+    // An odd number of cache lines, as above.
+    const int64_t width = some * POLAR_PANEL, stride = 2 * width + 16;
+    for (int half = 0; half < 2; half++) {
+      const int64_t first = panel + half * job->panels, following = half ? panel + some : panel + job->panels;
+      char *data = (char *)args->weight.data;
+      polar_linear_args part = *args;
+      part.weight.data = data + first * bytes;
+      part.weight.outputs = width;
+      part.bias = args->bias ? args->bias + first * POLAR_PANEL : NULL;
+      part.x = args->x + row * args->x_stride;
+      part.out = halves + half * width;
+      part.out_stride = stride;
+      run_panels(job, &part, 0, rows, 0, some, scratch, data + following * bytes);
+    }
+    const polar_row_args activated = {
+      .out = args->out + row * args->out_stride + panel * POLAR_PANEL,
+      .a = halves,
+      .out_stride = args->out_stride,
+      .a_stride = stride,
+      .rows = rows,
+      .columns = width,
+      .threshold = args->threshold,
+    };
+    activate(&activated, 0, rows);
+  }
+}
+
+// Units are (row block, panel), row block by row block. A panel of a gated layer is one of the gate with its other half.
 static void run_units(const linear_job *job, int64_t unit, int64_t end, int thread, int64_t *own) {
   const polar_linear_args *args = job->args;
   while (unit < end) {
@@ -150,11 +208,11 @@ static void run_units(const linear_job *job, int64_t unit, int64_t end, int thre
     const int64_t row = block * job->row_block;
     const int64_t row_end = row + job->row_block < args->rows ? row + job->row_block : args->rows;
     const uint8_t *scratch = prepared(job, block, row, row_end - row, thread, own);
-    if (args->weight.format == POLAR_WEIGHT_BF16) {
-      job->kernels->linear(
-        args, row, row_end, panel, last, (const uint16_t *)scratch, scratch_row_bytes(job->kernels, args) / 2);
+    if (args->activation == POLAR_LINEAR_PLAIN) {
+      const int64_t bytes = polar_packed_bytes(POLAR_PANEL, args->weight.inputs, args->weight.format);
+      run_panels(job, args, row, row_end, panel, last, scratch, (const char *)args->weight.data + last * bytes);
     } else {
-      linear_int(job, row, row_end, panel, last, scratch);
+      run_gated(job, row, row_end, panel, last, scratch);
     }
     unit += last - panel;
   }
@@ -219,14 +277,19 @@ void polar_linear(polar_context *context, const polar_linear_args *args) {
     .scratch = context->scratch,
     .row_block = row_block,
     .row_blocks = row_blocks,
-    .panels = polar_panels(args->weight.outputs),
+    .panels = polar_panels(args->weight.outputs) / (args->activation == POLAR_LINEAR_PLAIN ? 1 : 2),
   };
   // A unit takes 32 products per activation: a piece should be worth more than the taking of it.
   const int64_t worthwhile = 32768, activations = row_block * args->weight.inputs;
   job.piece = activations < worthwhile ? worthwhile / activations : 1;
+  // Few rows leave room for several panels, and long runs of weights are read faster.
+  const int64_t rows = row_block < args->rows ? row_block : args->rows;
+  const int64_t room = POLAR_ROW_BLOCK / rows, share = job.panels / (4 * context->threads);
+  job.together = room < 8 ? room : 8;
+  if (job.together > share) job.together = share > 1 ? share : 1;
+  if (args->activation != POLAR_LINEAR_PLAIN && job.piece < job.together) job.piece = job.together;
   // Few activations are prepared by each thread sooner than fetched from another.
   const int64_t threads = context->threads, few = 16384;
-  const int64_t rows = args->rows < row_block ? args->rows : row_block;
   job.shared = threads > 1 && row_blocks <= threads && rows * args->weight.inputs >= few;
   pthread_mutex_lock(&context->lock);
   for (int64_t block = 0; job.shared && block < row_blocks; block++) {

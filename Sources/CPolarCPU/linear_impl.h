@@ -126,9 +126,10 @@ static void FN(widen)(const uint16_t *w, float *out, int64_t pairs) {
 }
 
 // One panel for many rows: groups of up to six rows pass over a block of the weights that stays in L1, 16 outputs
-// at a time, and fetch the next block meanwhile.
+// at a time, and fetch the next block, or what is `behind` the panel, meanwhile.
 static void FN(linear_blocked)(
-  int64_t rows, const uint16_t *w, const float *x, int64_t xs, const float *bias, float *c, int64_t cs, int64_t pairs
+  int64_t rows, const uint16_t *w, const float *x, int64_t xs, const float *bias, float *c, int64_t cs, int64_t pairs,
+  const char *behind
 ) {
   static const FN(linear_kernel) narrow[] = {
     FN(linear_block_3), FN(linear_block_4), FN(linear_block_5), FN(linear_block_6)};
@@ -146,7 +147,7 @@ static void FN(linear_blocked)(
       .start_stride = b == 0 ? 0 : cs,
       .cs = cs,
       .pairs = count,
-      .prefetch = (const char *)(block + count * 2 * POLAR_PANEL),
+      .prefetch = b + 1 < blocks ? (const char *)(block + count * 2 * POLAR_PANEL) : behind,
       .step = (2 * POLAR_PANEL + groups - 1) / groups,
     };
     if (widens) FN(widen)(block, widened, count);
@@ -168,7 +169,7 @@ static void FN(linear_blocked)(
 
 static void FN(linear)(
   const polar_linear_args *args, int64_t row_low, int64_t row_high, int64_t panel_low, int64_t panel_high,
-  const uint16_t *prepared, int64_t prepared_stride
+  const uint16_t *prepared, int64_t prepared_stride, const char *next
 ) {
   static const FN(linear_kernel) stream[] = {FN(linear_stream_1), FN(linear_stream_2)};
   (void)prepared, (void)prepared_stride;
@@ -186,14 +187,27 @@ static void FN(linear)(
     float bias[POLAR_PANEL] = {0};
     if (args->bias)
       for (int64_t j = 0; j < valid; j++) bias[j] = args->bias[first + j];
+    // Weights that follow this panel.
+    const char *end = (const char *)(w + pairs * 2 * POLAR_PANEL), *behind = panel + 1 < panel_high ? end : next;
     if (rows <= 2) {
-      // A single pass over the weights, which come from memory: fetch 4 KiB ahead.
-      const FN(linear_operands) t = {
-        .w = w, .x = x, .start = bias, .c = c, .xs = args->x_stride, .cs = cs, .pairs = pairs,
-        .prefetch = (const char *)w + 4096, .step = 4 * POLAR_PANEL};
+      // A single pass over the weights, which come from memory: fetch 4 KiB ahead. Where what follows lies elsewhere, a
+      // second, short pass fetches that.
+      const int64_t lead = 4096 / (4 * POLAR_PANEL), last = behind != end && pairs > lead ? lead : 0;
+      FN(linear_operands) t = {
+        .w = w, .x = x, .start = bias, .c = c, .xs = args->x_stride, .cs = cs, .pairs = pairs - last,
+        .prefetch = (const char *)(w + lead * 2 * POLAR_PANEL), .step = 4 * POLAR_PANEL};
       stream[rows - 1](&t);
+      if (last > 0) {
+        t.w = w + t.pairs * 2 * POLAR_PANEL;
+        t.x = x + 2 * t.pairs;
+        t.start = c;
+        t.start_stride = cs;
+        t.pairs = last;
+        t.prefetch = behind;
+        stream[rows - 1](&t);
+      }
     } else {
-      FN(linear_blocked)(rows, w, x, args->x_stride, bias, c, cs, pairs);
+      FN(linear_blocked)(rows, w, x, args->x_stride, bias, c, cs, pairs, behind);
     }
     if (valid < POLAR_PANEL)
       for (int64_t r = 0; r < rows; r++)

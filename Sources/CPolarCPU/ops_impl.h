@@ -79,31 +79,24 @@ static void FN(layer_norm)(const polar_row_args *args, int64_t low, int64_t high
   }
 }
 
+POLAR_ALWAYS_INLINE vf FN(silu)(vf x) {
+  vf exponent = x * -1.44269504f;
+  exponent = FN(select)(exponent > 126.0f, FN(splat)(126.0f), exponent);
+  return x / (FN(exp2)(exponent) + 1.0f);
+}
+
 static void FN(silu_mul)(const polar_row_args *args, int64_t low, int64_t high) {
   const int64_t n = args->columns;
   for (int64_t row = low; row < high; row++) {
     const float *gate = args->a + row * args->a_stride, *up = gate + n;
     float *out = args->out + row * args->out_stride;
-    for (int64_t i = 0; i < n; i += VW) {
-      // The last vector of a row may be a short one.
-      float g[VW] = {0}, u[VW] = {0}, result[VW];
-      const int64_t count = n - i < VW ? n - i : VW;
-      if (count == VW) {
-        FN(store)(g, FN(load)(gate + i));
-        FN(store)(u, FN(load)(up + i));
-      } else {
-        for (int64_t j = 0; j < count; j++) g[j] = gate[i + j], u[j] = up[i + j];
-      }
-      const vf x = FN(load)(g);
-      vf exponent = x * -1.44269504f;
-      exponent = FN(select)(exponent > 126.0f, FN(splat)(126.0f), exponent);
-      const vf activated = x / (FN(exp2)(exponent) + 1.0f) * FN(load)(u);
-      if (count == VW) {
-        FN(store)(out + i, activated);
-      } else {
-        FN(store)(result, activated);
-        for (int64_t j = 0; j < count; j++) out[i + j] = result[j];
-      }
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW) FN(store)(out + i, FN(silu)(FN(load)(gate + i)) * FN(load)(up + i));
+    if (i < n) {
+      float last[VW] = {0};
+      for (int64_t j = 0; j < n - i; j++) last[j] = gate[i + j];
+      const vf activated = FN(silu)(FN(load)(last));
+      for (int64_t j = 0; j < n - i; j++) out[i + j] = activated[j] * up[i + j];
     }
   }
 }

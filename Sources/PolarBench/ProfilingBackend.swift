@@ -120,6 +120,14 @@ public final class ProfilingBackend: Backend, @unchecked Sendable {
       base.linear(out, x, weight: weight, bias: bias)
     }
   }
+  public func linearGated(
+    _ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?, activation: GateActivation,
+    scratch: Tensor
+  ) {
+    time(.linear) {
+      base.linearGated(out, x, weight: weight, bias: bias, activation: activation, scratch: scratch)
+    }
+  }
   public func siluMul(_ out: Tensor, _ gateUp: Tensor) { time(.norms) { base.siluMul(out, gateUp) } }
   public func reluMul(_ out: Tensor, _ gateUp: Tensor, threshold: Float) {
     time(.norms) { base.reluMul(out, gateUp, threshold: threshold) }

@@ -93,6 +93,36 @@ extension CPUBackend {
   }
 
   public func linear(_ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?) {
+    var args = linearArguments(out, x, weight, bias)
+    polar_linear(context, &args)
+  }
+
+  public func linearGated(
+    _ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?, activation: GateActivation,
+    scratch: Tensor
+  ) {
+    guard out.columns % 32 == 0 else {
+      // Gate and up share a panel.
+      linear(scratch, x, weight: weight, bias: bias)
+      switch activation {
+      case .silu: return siluMul(out, scratch)
+      case .relu(let threshold): return reluMul(out, scratch, threshold: threshold)
+      }
+    }
+    var args = linearArguments(out, x, weight, bias)
+    switch activation {
+    case .silu: args.activation = Int32(POLAR_LINEAR_SILU)
+    case .relu(let threshold):
+      args.activation = Int32(POLAR_LINEAR_RELU)
+      args.threshold = threshold
+    }
+    polar_linear(context, &args)
+  }
+
+  @inline(__always)
+  private func linearArguments(
+    _ out: Tensor, _ x: Tensor, _ weight: PackedMatrix, _ bias: Tensor?
+  ) -> polar_linear_args {
     var args = polar_linear_args()
     args.weight = Self.weight(weight)
     args.bias = UnsafePointer(bias?.floats)
@@ -101,7 +131,7 @@ extension CPUBackend {
     args.x_stride = x.stride
     args.out_stride = out.stride
     args.rows = Int64(x.rows)
-    polar_linear(context, &args)
+    return args
   }
 
   public func siluMul(_ out: Tensor, _ gateUp: Tensor) {

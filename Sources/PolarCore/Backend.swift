@@ -1,3 +1,11 @@
+/// What a gated MLP applies to its gate.
+public enum GateActivation: Sendable, Equatable {
+  /// `x * sigmoid(x)`, see ``Backend/siluMul(_:_:)``.
+  case silu
+  /// x where it is greater than the threshold, else 0, see ``Backend/reluMul(_:_:threshold:)``.
+  case relu(threshold: Float)
+}
+
 /// A device that computes: about twenty named ops over plain tensor views.
 ///
 /// Ops write into outputs they are given, never allocate, and may assume that shapes fit (the model and the loader
@@ -78,6 +86,17 @@ public protocol Backend: AnyObject, Sendable {
   func siluMul(_ out: Tensor, _ gateUp: Tensor)
   /// `out[i, j] = gateUp[i, j] > threshold ? gateUp[i, j] * gateUp[i, n + j] : 0`; gateUp `[rows, 2n]`, out `[rows, n]`.
   func reluMul(_ out: Tensor, _ gateUp: Tensor, threshold: Float)
+  /// A linear layer to `[rows, 2n]`, gate then up, and the product of both with the gate's activation: what
+  /// ``linear(_:_:weight:bias:)`` and then ``siluMul(_:_:)`` or ``reluMul(_:_:threshold:)`` compute, bit for bit.
+  /// - Parameters:
+  ///   - out: receives f32 `[rows, n]`.
+  ///   - x: f32 `[rows, inputs]`.
+  ///   - weight: `[2n, inputs]`.
+  ///   - bias: f32 `[2n]`; nil is zero.
+  ///   - scratch: f32 `[rows, 2n]`, undefined afterwards.
+  func linearGated(
+    _ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?, activation: GateActivation,
+    scratch: Tensor)
   /// `x = max(x, 0)` in place.
   func relu(_ x: Tensor)
   /// `x = gelu(x)` in place, the exact (erf) form.
@@ -234,6 +253,18 @@ extension Backend {
   public var prefillMatchesDecode: Bool { true }
   /// Every shape will do.
   public func prepare(_ shape: AttentionShape) throws(PolarError) {}
+
+  /// One op after the other.
+  public func linearGated(
+    _ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?, activation: GateActivation,
+    scratch: Tensor
+  ) {
+    linear(scratch, x, weight: weight, bias: bias)
+    switch activation {
+    case .silu: siluMul(out, scratch)
+    case .relu(let threshold): reluMul(out, scratch, threshold: threshold)
+    }
+  }
 
   /// Runs `side`, then `main`.
   public func overlap(side: () -> Void, main: () -> Void) {

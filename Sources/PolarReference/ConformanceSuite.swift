@@ -36,6 +36,7 @@ public struct ConformanceSuite: Sendable {
     run.checkDenseOps()
     run.checkLinear()
     run.checkQuantized()
+    run.checkGated()
     run.checkCache()
     run.checkAttention()
     run.checkSelectiveAttention()

@@ -21,6 +21,7 @@ enum Fault: String, CaseIterable, Sendable {
   case siluOverflows = "siluMul of extreme"
   case reluOfUp = "reluMul"
   case reluMulIgnoresThreshold = "reluMul 5"
+  case gatedIgnoresThreshold = "linearGated 8"
   case headNormSharesScale = "headRMSNorm"
   case leakyRelu = "relu"
   case tanhGelu = "gelu"
@@ -180,6 +181,17 @@ final class FaultyBackend: Backend {
     change(out) { row, column, value in
       let (gate, up) = (self.float(gateUp, row, column), self.float(gateUp, row, n + column))
       return up > threshold ? gate * up : 0
+    }
+  }
+  func linearGated(
+    _ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?, activation: GateActivation,
+    scratch: Tensor
+  ) {
+    linear(scratch, x, weight: weight, bias: bias)
+    switch activation {
+    case .silu: siluMul(out, scratch)
+    case .relu(let threshold):
+      reluMul(out, scratch, threshold: fault == .gatedIgnoresThreshold ? 0 : threshold)
     }
   }
   func headRMSNorm(_ x: Tensor, weight: Tensor, epsilon: Float, heads: Int) {

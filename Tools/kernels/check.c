@@ -78,7 +78,7 @@ static void check_linear(polar_context *one, polar_context *two, int format, dou
     int32_t token = n - 1;
     polar_embed(one, y, k, &token, 1, &weight);
     expect(memcmp(y, back + (size_t)(n - 1) * k, sizeof(float) * k) == 0, "embed", 0);
-    polar_linear_args args = {weight, bias, x, all, k, n, most};
+    polar_linear_args args = {weight, bias, x, all, k, n, most, POLAR_LINEAR_PLAIN, 0};
     polar_linear(one, &args);
     if (format != POLAR_WEIGHT_BF16)
       for (int i = 0; i < most; i++) quantize(x + i * k, k);
@@ -104,6 +104,38 @@ static void check_linear(polar_context *one, polar_context *two, int format, dou
       expect(memcmp(y, all + first * n, sizeof(float) * rows[r] * n) == 0, "linear batch invariance", rows[r]);
       expect(y[rows[r] * n] == 7, "linear writes past its output", rows[r]);
     }
+  }
+}
+
+// A gated layer does what a layer and an activation after it do, bit for bit.
+static void check_gated(polar_context *one, polar_context *two, int format) {
+  static const int shapes[][2] = {{64, 2}, {128, 70}, {320, 576}, {192, 1536}};
+  static const int rows[] = {1, 2, 7, 8, 9, 31, 64, 97, 200};
+  for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+    const int n = shapes[s][0], k = shapes[s][1], most = 200;
+    float *w = floats((size_t)n * k), *x = floats((size_t)most * k), *bias = floats(n);
+    float *both = floats((size_t)most * n), *want = floats((size_t)most * n), *got = floats((size_t)most * n);
+    for (int i = 0; i < n * k; i++) w[i] = uniform();
+    for (int i = 0; i < most * k; i++) x[i] = uniform();
+    for (int i = 0; i < n; i++) bias[i] = uniform();
+    void *packed = polar_memory_allocate(polar_packed_bytes(n, k, format));
+    const polar_weight weight = {packed, n, k, format};
+    polar_pack_rows(&weight, 0, n, w);
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
+      for (int activation = POLAR_LINEAR_SILU; activation <= POLAR_LINEAR_RELU; activation++) {
+        const int stride = n / 2 + 3;
+        polar_linear_args args = {weight, r % 2 ? bias : NULL, x, both, k, n, rows[r], POLAR_LINEAR_PLAIN, 0.25f};
+        polar_linear(one, &args);
+        polar_row_args row = {.out = want, .a = both, .out_stride = stride, .a_stride = n, .rows = rows[r], .columns = n / 2,
+                              .threshold = args.threshold};
+        (activation == POLAR_LINEAR_SILU ? polar_silu_mul : polar_relu_mul)(one, &row);
+        args.activation = activation;
+        args.out = got;
+        args.out_stride = stride;
+        memset(got, 0, sizeof(float) * (size_t)(stride * rows[r]));
+        polar_linear(r % 3 ? one : two, &args);
+        expect(memcmp(got, want, sizeof(float) * (size_t)(stride * rows[r])) == 0, "gated linear", rows[r]);
+      }
   }
 }
 
@@ -340,6 +372,7 @@ static void check(int isa) {
   const double rounded = isa == POLAR_ISA_AVX512 ? 1 : 0;
   check_linear(one, two, POLAR_WEIGHT_BF16, rounded ? 4e-3 : 1e-6);
   for (int format = POLAR_WEIGHT_INT8; format <= POLAR_WEIGHT_INT4_AFFINE; format++) check_linear(one, two, format, 1e-6);
+  for (int format = POLAR_WEIGHT_BF16; format <= POLAR_WEIGHT_INT4_AFFINE; format++) check_gated(one, two, format);
   static const int shapes[][3] = {
     {4, 4, 64}, {9, 3, 64}, {8, 8, 32}, {4, 2, 128}, {3, 1, 2}, {2, 2, 6}, {5, 1, 16}, {6, 1, 48}, {7, 1, 80},
     {71, 1, 64}, {2, 1, 24}, {4, 1, 256}, {2, 2, 20}};

@@ -94,6 +94,14 @@ void polar_unpack_rows(
 
 // MARK: Dense ops
 
+// What becomes of a linear layer's results. Gated: the weight's first half is the gate g, the second half u, `out` is half as
+// wide, and the weight's outputs are a multiple of 64.
+enum {
+  POLAR_LINEAR_PLAIN = 0,
+  POLAR_LINEAR_SILU = 1,  // as polar_silu_mul of (g, u)
+  POLAR_LINEAR_RELU = 2,  // as polar_relu_mul of (g, u)
+};
+
 // `out[i, n] = bias[n] + sum_k x[i, k] * weight[n, k]`; bias may be NULL. inputs <= 524288.
 typedef struct {
   polar_weight weight;
@@ -102,6 +110,8 @@ typedef struct {
   float *out;
   int64_t x_stride, out_stride;
   int64_t rows;
+  int32_t activation;
+  float threshold;
 } polar_linear_args;
 void polar_linear(polar_context *context, const polar_linear_args *args);
 

@@ -80,17 +80,15 @@ private struct DenseMLP: Sendable {
   ) {
     let backend = pass.backend
     let projected = workspace.take(rows: x.rows, columns: up.weight.outputs)
-    up(projected, x, on: backend)
     var activated = projected
     if isGated {
-      // [rows, 2 * intermediate] -> [rows, intermediate]
+      // [rows, intermediate]
       activated = workspace.take(rows: x.rows, columns: down.weight.inputs)
-      if activation == .relu {
-        backend.reluMul(activated, projected, threshold: threshold)
-      } else {
-        backend.siluMul(activated, projected)
-      }
+      backend.linearGated(
+        activated, x, weight: up.weight, bias: up.bias,
+        activation: activation == .relu ? .relu(threshold: threshold) : .silu, scratch: projected)
     } else {
+      up(projected, x, on: backend)
       if activation == .relu { backend.relu(projected) } else { backend.gelu(projected) }
     }
     pass.tap?.mlp(
