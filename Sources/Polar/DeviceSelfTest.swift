@@ -103,6 +103,7 @@ public struct DeviceSelfTest {
     var scene = SelfTestScene(
       vocabulary: device.loaded.model.config.vocabulary, longestPrompt: longestPrompt)
     device.runner.forgetRecordings()
+    device.runner.recordSteps(policy: ours)
     let counted = CountingPolicy(theirs, statistics: cpu.statistics)
     cpu.statistics.reset()
     for _ in 0..<steps {

@@ -127,6 +127,8 @@ public final class LanguageModel: Sendable {
       maximumRows: max(512, limits.sequences), maximumSequences: limits.sequences,
       maximumContext: context, policyBytes: policy.workspaceByteCount(rows: limits.sequences),
       statistics: statistics)
+    runner.warmUp(policy: policy)
+    if let failure = backend.failure { throw failure }
     self.loaded = loaded
     self.statistics = statistics
     kvTokens = pages * KVPage.tokens

@@ -1,5 +1,5 @@
-public import PolarFormats
-public import PolarSparsity
+import PolarFormats
+import PolarSparsity
 
 extension ShapeBench.Shape {
   /// The shapes that Polar Sparsity (arXiv 2505.14884) reports, with its densities and the mean sizes of its published lists of

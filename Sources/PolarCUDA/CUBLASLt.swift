@@ -4,10 +4,12 @@ import Synchronization
 
 /// cuBLASLt: `out = x weight' + bias` in elements with f32 sums.
 ///
-/// For each shape the library proposes algorithms, all of which are timed once on cold weights; only such reductions are
-/// allowed as give the same bits every time.
+/// For each shape, with rows rounded up to a ``RowBucket``, the library proposes algorithms, all of which are timed once on cold
+/// weights; only such reductions are allowed as give the same bits every time. Other numbers of rows in the bucket take the same
+/// algorithm, or the library's first proposal for them where it cannot do that.
 final class CUBLASLt: Sendable {
   private struct Shape: Hashable {
+    /// A ``RowBucket``.
     let rows: Int
     let outputs: Int
     let inputs: Int
@@ -16,7 +18,7 @@ final class CUBLASLt: Sendable {
     let isBiased: Bool
 
     init(_ product: MatrixProduct) {
-      rows = product.rows
+      rows = RowBucket.size(holding: product.rows)
       outputs = product.outputs
       inputs = product.inputs
       pitch = product.pitch
@@ -61,40 +63,78 @@ final class CUBLASLt: Sendable {
     _ = pc_cublasLtDestroy(handle)
   }
 
-  /// Whether there is an algorithm for the product's shape.
+  /// Whether there is an algorithm for the product.
   func supports(_ product: MatrixProduct, on stream: CUDAStream) -> Bool {
-    let shape = Shape(product)
     // Whole 16 bytes are what the fast algorithms need, and what the algorithms are asked for.
-    guard shape.inputs % 8 == 0, shape.outputs % 4 == 0, shape.outStride % 4 == 0, product.isAligned else {
+    guard product.inputs % 8 == 0, product.outputs % 4 == 0, product.outStride % 4 == 0, product.isAligned
+    else {
       return false
     }
     return plans.withLock { plans in
-      if let known = plans[shape] { return known != nil }
-      let plan = try? fastest(shape, on: stream)
-      plans[shape] = .some(plan)
-      return plan != nil
+      let shape = Shape(product)
+      let plan: Plan?
+      if let known = plans[shape] {
+        plan = known
+      } else {
+        plan = try? fastest(shape, weight: CUdeviceptr(product.weight.bits), on: stream)
+        plans[shape] = .some(plan)
+      }
+      guard let plan else { return false }
+      return algorithm(of: plan, rows: product.rows) != nil
     }
   }
 
   func multiply(_ product: MatrixProduct, on stream: CUDAStream, queue: Int) throws(CUDAError) {
-    guard let plan = plans.withLock({ $0[Shape(product)] ?? nil }) else {
-      throw CUDAError(
-        .cublasLt, Int32(POLAR_CUBLAS_STATUS_NOT_SUPPORTED), "cublasLtMatmul",
-        product.description)
+    try plans.withLock { plans throws(CUDAError) in
+      guard let plan = plans[Shape(product)] ?? nil, let algorithm = algorithm(of: plan, rows: product.rows)
+      else {
+        throw CUDAError(
+          .cublasLt, Int32(POLAR_CUBLAS_STATUS_NOT_SUPPORTED), "cublasLtMatmul",
+          product.description)
+      }
+      try plan.set(rows: product.rows)
+      try run(
+        plan, algorithm, out: CUdeviceptr(product.out.bits), x: CUdeviceptr(product.x.bits),
+        weight: CUdeviceptr(product.weight.bits), bias: product.bias.map { CUdeviceptr($0.bits) },
+        queue: queue, on: stream)
     }
-    try run(
-      plan, plan.algorithm, out: CUdeviceptr(product.out.bits), x: CUdeviceptr(product.x.bits),
-      weight: CUdeviceptr(product.weight.bits), bias: product.bias.map { CUdeviceptr($0.bits) },
-      queue: queue, on: stream)
   }
 
-  /// Descriptors of a shape and the algorithm that was fastest.
+  /// The algorithm for so many of a plan's rows: that of the bucket where it can do them. Nil when there is none.
+  private func algorithm(of plan: Plan, rows: Int) -> cublasLtMatmulAlgo_t? {
+    if let known = plan.algorithms[rows] { return known }
+    var chosen: cublasLtMatmulAlgo_t?
+    do throws(CUDAError) {
+      try plan.set(rows: rows)
+      if let timed = plan.algorithms[plan.shape.rows] ?? nil, isUsable(timed, plan) {
+        chosen = timed
+      } else {
+        chosen = try heuristics(plan).first { isUsable($0.algo, plan) }?.algo
+      }
+    } catch {
+      chosen = nil
+    }
+    plan.algorithms[rows] = .some(chosen)
+    return chosen
+  }
+
+  /// Whether an algorithm can do a plan's product with the rows that are set.
+  private func isUsable(_ algorithm: cublasLtMatmulAlgo_t, _ plan: Plan) -> Bool {
+    var algorithm = algorithm
+    var result = cublasLtMatmulHeuristicResult_t()
+    let status = pc_cublasLtMatmulAlgoCheck(
+      handle, plan.operation, plan.weight, plan.x, plan.out, plan.out, &algorithm, &result)
+    return status == 0 && result.state == 0 && result.workspaceSize <= Self.workspaceBytes
+  }
+
+  /// Descriptors of a shape and its algorithms.
   private final class Plan: Sendable {
     nonisolated(unsafe) let operation: cublasLtMatmulDesc_t
     nonisolated(unsafe) let weight: cublasLtMatrixLayout_t
     nonisolated(unsafe) let x: cublasLtMatrixLayout_t
     nonisolated(unsafe) let out: cublasLtMatrixLayout_t
-    nonisolated(unsafe) var algorithm = cublasLtMatmulAlgo_t()
+    /// By rows, of which the bucket's own has the algorithm that was fastest; nil where there is none.
+    nonisolated(unsafe) var algorithms: [Int: cublasLtMatmulAlgo_t?] = [:]
     let shape: Shape
 
     /// A row-major `[n, k]` matrix is a column-major `[k, n]` one: `out' = weight x'`, the weight transposed.
@@ -131,6 +171,17 @@ final class CUBLASLt: Sendable {
       for layout in [weight, x, out] { _ = pc_cublasLtMatrixLayoutDestroy(layout) }
     }
 
+    /// The rows of products from now on.
+    func set(rows: Int) throws(CUDAError) {
+      for layout in [x, out] {
+        let result = withUnsafeBytes(of: UInt64(rows)) {
+          pc_cublasLtMatrixLayoutSetAttribute(
+            layout, Int32(POLAR_CUBLASLT_LAYOUT_COLS), $0.baseAddress, $0.count)
+        }
+        try CUBLASLt.check(result, "cublasLtMatrixLayoutSetAttribute", "\(rows) columns")
+      }
+    }
+
     func set<Value: BitwiseCopyable>(_ attribute: Int, _ value: Value) throws(CUDAError) {
       let result = withUnsafeBytes(of: value) {
         pc_cublasLtMatmulDescSetAttribute(operation, Int32(attribute), $0.baseAddress, $0.count)
@@ -158,16 +209,18 @@ final class CUBLASLt: Sendable {
       MatrixProduct.describe(plan.shape.rows, plan.shape.outputs, plan.shape.inputs))
   }
 
-  /// Times the algorithms that the library proposes; nil when it has none.
-  private func fastest(_ shape: Shape, on stream: CUDAStream) throws(CUDAError) -> Plan? {
+  /// Times the algorithms that the library proposes for a shape, of which `weight` is one; nil when it has none.
+  private func fastest(_ shape: Shape, weight: CUdeviceptr, on stream: CUDAStream) throws(CUDAError) -> Plan?
+  {
     try device.makeCurrent()
     let plan = try Plan(shape, element)
     let results = try heuristics(plan)
     guard let first = results.first else { return nil }
-    plan.algorithm = first.algo
+    plan.algorithms[shape.rows] = first.algo
     guard results.count > 1,
       let buffers = try? TrialBuffers(
         rows: shape.rows, outputs: shape.outputs, pitch: shape.pitch, outStride: shape.outStride,
+        weight: weight,
         l2Bytes: device.info.l2Bytes, arena)
     else { return plan }
     let (start, end) = (try CUDAEvent(device, timing: true), try CUDAEvent(device, timing: true))
@@ -183,7 +236,7 @@ final class CUBLASLt: Sendable {
         }
         try end.record(on: stream)
         let seconds = try end.seconds(since: start)
-        if seconds < best { (best, plan.algorithm) = (seconds, result.algo) }
+        if seconds < best { (best, plan.algorithms[shape.rows]) = (seconds, result.algo) }
       } catch {
         // An algorithm that the library proposes and then refuses is no reason to do without the others.
         continue
@@ -228,7 +281,8 @@ final class CUBLASLt: Sendable {
   }
 }
 
-/// Operands for timing: as many copies of the weight as keep it out of the L2 cache.
+/// Operands for timing: as many copies of the weight as keep it out of the L2 cache; of one that does that by its size the
+/// weight itself.
 private struct TrialBuffers {
   let x: CUdeviceptr
   let out: CUdeviceptr
@@ -238,15 +292,18 @@ private struct TrialBuffers {
   private let memory: ArenaMemory
 
   init(
-    rows: Int, outputs: Int, pitch: Int, outStride: Int, l2Bytes: Int, _ arena: DeviceArena
+    rows: Int, outputs: Int, pitch: Int, outStride: Int, weight: CUdeviceptr, l2Bytes: Int,
+    _ arena: DeviceArena
   ) throws(PolarError) {
     func aligned(_ bytes: Int) -> Int { (bytes + 255) & ~255 }
     weightBytes = aligned(outputs * pitch * 2)
     copies = max(1, min(6, 2 * l2Bytes / max(1, weightBytes) + 1))
+    let own = copies > 1 ? copies * weightBytes : 0
     let xBytes = aligned(rows * pitch * 2)
-    memory = try arena.allocate(copies * weightBytes + xBytes + aligned(max(rows * outStride, outputs) * 4))
-    weights = CUdeviceptr(memory.base.bits)
-    x = weights + UInt64(copies * weightBytes)
+    memory = try arena.allocate(own + xBytes + aligned(max(rows * outStride, outputs) * 4))
+    let base = CUdeviceptr(memory.base.bits)
+    weights = own > 0 ? base : weight
+    x = base + UInt64(own)
     out = x + UInt64(xBytes)
   }
 

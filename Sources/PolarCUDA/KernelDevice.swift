@@ -68,8 +68,9 @@ package protocol KernelDevice: AnyObject, Sendable {
   /// Enqueues a kernel that was prepared.
   func launch(_ launch: KernelLaunch)
 
-  /// Whether a vendor's library is there and has an algorithm for the product's shape, found and timed at the first question
-  /// about it. Of addresses only the alignment matters. While recording, only shapes that were asked about before may be.
+  /// Whether a vendor's library is there and has an algorithm for the product, found and timed at the first question about
+  /// its shape with rows in the same ``RowBucket``. What `out` and `x` hold does not matter. While recording, only shapes that
+  /// were asked about before may be.
   func supports(_ product: MatrixProduct) -> Bool
   /// Enqueues a product that ``supports(_:)`` affirmed.
   func multiply(_ product: MatrixProduct)

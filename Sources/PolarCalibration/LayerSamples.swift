@@ -1,5 +1,5 @@
 public import PolarCore
-public import PolarSparsity
+import PolarSparsity
 
 /// What was recorded of one layer: for each kept token the routers' input, the labels of its selection units (none in
 /// layers whose heads are always dense) and, of a ReLU MLP, which neurons fired.

@@ -1,5 +1,5 @@
 import PolarCore
-public import PolarSparsity
+import PolarSparsity
 
 /// Turns recorded activations into neuron routers with budgets: one layer after the other is trained, and the sizes that
 /// find the wanted fraction of a batch's true union are searched on the tokens it was not trained on (Polar Sparsity,

@@ -187,14 +187,8 @@ public final class ModelRunner {
     }
     let host = UnsafeMutableBufferPointer(rebasing: logits.buffer[0..<count])
     backend.download(result.address, into: UnsafeMutableRawBufferPointer(host))
-    if kind == .decode, let statistics {
-      // The logits were waited for: this is one more small copy.
-      let range = tallyRange(statistics)
-      let bytes = UnsafeMutableRawBufferPointer(
-        rebasing: UnsafeMutableRawBufferPointer(readback.buffer)[range])
-      backend.download(drawing.base.advanced(by: range.lowerBound), into: bytes)
-      statistics.update(from: UnsafeRawBufferPointer(bytes))
-    }
+    // The logits were waited for: this is one more small copy.
+    if kind == .decode { updateCounts() }
     return UnsafeBufferPointer(host)
   }
 
@@ -255,6 +249,22 @@ public final class ModelRunner {
     return start..<start + statistics.tallyByteCount
   }
 
+  /// Takes over what the device counted.
+  private func updateCounts() {
+    guard let statistics else { return }
+    let range = tallyRange(statistics)
+    let bytes = UnsafeMutableRawBufferPointer(
+      rebasing: UnsafeMutableRawBufferPointer(readback.buffer)[range])
+    backend.download(drawing.base.advanced(by: range.lowerBound), into: bytes)
+    statistics.update(from: UnsafeRawBufferPointer(bytes))
+  }
+
+  /// Forgets what the device counted so far.
+  func forgetCounts() {
+    updateCounts()
+    statistics?.reset()
+  }
+
   /// Forgets recorded steps, so that another policy may be used.
   public func forgetRecordings() { graphs.removeAll() }
 
@@ -262,7 +272,7 @@ public final class ModelRunner {
   public var recordedBuckets: [Int] { graphs.recorded }
 
   /// Runs the pass; logits f32 `[logit rows, vocabulary]` on the device.
-  private func compute(
+  func compute(
     _ kind: ForwardKind, policy: any SparsityPolicy, tap: (any ForwardTap)?, replaying: Bool,
     padding: Bool = false
   ) -> Tensor {

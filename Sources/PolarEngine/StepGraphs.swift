@@ -19,16 +19,8 @@ struct StepGraphs {
 
   private var states: [Int: State] = [:]
 
-  /// The rows that `rows` rows are filled up to: powers of two, from 8 on with three steps between them.
-  static func bucket(rows: Int, most: Int) -> Int {
-    var size = 1
-    while size < rows { size *= 2 }
-    if size > 8 {
-      let quarter = size / 8
-      size = (rows + quarter - 1) / quarter * quarter
-    }
-    return min(size, most)
-  }
+  /// The rows that `rows` rows are filled up to (see ``RowBucket``).
+  static func bucket(rows: Int, most: Int) -> Int { min(RowBucket.size(holding: rows), most) }
 
   /// The recorded step of a bucket.
   func step(_ bucket: Int) -> Step? {

@@ -29,6 +29,7 @@ package final class EmulatedDevice: KernelDevice {
     var kernels: Set<Kernel> = []
     var recordings = 0
     var replays = 0
+    var products: Set<[Int]> = []
     var seed: UInt64
   }
 
@@ -48,6 +49,9 @@ package final class EmulatedDevice: KernelDevice {
   package var kernels: Set<Kernel> { state.withLock { $0.kernels } }
   /// Recordings made and replayed so far.
   package var recordings: (made: Int, replayed: Int) { state.withLock { ($0.recordings, $0.replays) } }
+
+  /// Rows, in a bucket, outputs and inputs of the products that a vendor's library was asked for.
+  package var products: Set<[Int]> { state.withLock { $0.products } }
 
   /// A machine of a few multiprocessors. The seed decides in which order threads and blocks run; `mutation` is a fault that is
   /// planted in those kernels that it concerns.
@@ -192,6 +196,14 @@ package final class EmulatedDevice: KernelDevice {
     while let name = polar_emulator_mutation(kernel.rawValue, index) {
       if String(cString: name) == mutation { return true }
       index += 1
+    }
+    return false
+  }
+
+  /// There is no library.
+  package func supports(_ product: MatrixProduct) -> Bool {
+    state.withLock {
+      _ = $0.products.insert([RowBucket.size(holding: product.rows), product.outputs, product.inputs])
     }
     return false
   }

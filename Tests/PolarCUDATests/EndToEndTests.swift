@@ -197,6 +197,27 @@ struct TinyModel {
     #expect(compared > 300)
   }
 
+  /// After the warm-up no request is the first with its shape of a product or its size of a batch, and none sees a trace of it.
+  @Test func nothingIsLeftToTheFirstRequests() throws {
+    let device = EmulatedDevice()
+    let statistics = SelectionStatistics(layers: 2, heads: 4)
+    let warm = try TinyModel("llama-rope3", on: CUDABackend(device: device), statistics: statistics)
+    let cold = try TinyModel("llama-rope3", on: CUDABackend(device: EmulatedDevice()))
+    warm.runner.warmUp()
+    #expect(warm.runner.recordedBuckets == [1, 2, 4, 8])
+    #expect(statistics.counts().possible == 0)
+    let (products, recordings) = (device.products, device.recordings.made)
+    #expect(!products.isEmpty)
+    for (first, batch) in [(1, 1), (2, 3), (5, 5), (9, 8), (17, 2), (31, 7)] {
+      let prompts = (0..<batch).map { warm.prompt(UInt64(first + $0), min(first + $0, 32)) }
+      let expected = cold.generate(prompts, steps: 3)
+      #expect(warm.generate(prompts, steps: 3, replaying: true) == expected)
+    }
+    #expect(device.products == products)
+    #expect(device.recordings.made == recordings)
+    #expect(warm.backend.failure == nil)
+  }
+
   /// Work that needs the host in the middle is noticed.
   @Test func copiesAreRefusedWhileRecording() throws {
     let backend = try CUDABackend(device: EmulatedDevice())
@@ -227,6 +248,11 @@ struct TinyModel {
     }
     #expect(StepGraphs.bucket(rows: 61, most: 64) == 64)
     #expect(StepGraphs.bucket(rows: 61, most: 62) == 62)
+    for most in [1, 5, 8, 62, 64, 300] {
+      let sizes = RowBucket.sizes(upTo: most)
+      #expect(Set(sizes) == Set((1...most).map { StepGraphs.bucket(rows: $0, most: most) }))
+      #expect(sizes == sizes.sorted() && sizes.last == most)
+    }
   }
 }
 

@@ -35,7 +35,7 @@ typedef struct {
   uint64_t data[8];
 } cublasLtMatmulAlgo_t;
 
-/// One answer of cublasLtMatmulAlgoGetHeuristic.
+/// One answer of cublasLtMatmulAlgoGetHeuristic, and the one of cublasLtMatmulAlgoCheck.
 typedef struct {
   cublasLtMatmulAlgo_t algo;
   size_t workspaceSize;
@@ -76,6 +76,8 @@ enum {
   POLAR_CUBLASLT_DESC_TRANSA = 3,
   POLAR_CUBLASLT_DESC_EPILOGUE = 7,
   POLAR_CUBLASLT_DESC_BIAS_POINTER = 8,
+  // cublasLtMatrixLayoutAttribute_t
+  POLAR_CUBLASLT_LAYOUT_COLS = 3,
   // cublasLtEpilogue_t
   POLAR_CUBLASLT_EPILOGUE_DEFAULT = 1,
   POLAR_CUBLASLT_EPILOGUE_BIAS = 4,
@@ -179,6 +181,9 @@ enum {
     (layout, type, rows, columns, stride)) \
   X(int, cublasLtMatrixLayoutDestroy, "cublasLtMatrixLayoutDestroy", (cublasLtMatrixLayout_t layout), \
     (layout)) \
+  X(int, cublasLtMatrixLayoutSetAttribute, "cublasLtMatrixLayoutSetAttribute", \
+    (cublasLtMatrixLayout_t layout, int attribute, const void *value, size_t bytes), \
+    (layout, attribute, value, bytes)) \
   X(int, cublasLtMatmulPreferenceCreate, "cublasLtMatmulPreferenceCreate", \
     (cublasLtMatmulPreference_t *preference), (preference)) \
   X(int, cublasLtMatmulPreferenceDestroy, "cublasLtMatmulPreferenceDestroy", \
@@ -191,6 +196,11 @@ enum {
      cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, \
      cublasLtMatmulPreference_t preference, int wanted, cublasLtMatmulHeuristicResult_t *results, int *found), \
     (handle, descriptor, a, b, c, d, preference, wanted, results, found)) \
+  X(int, cublasLtMatmulAlgoCheck, "cublasLtMatmulAlgoCheck", \
+    (cublasLtHandle_t handle, cublasLtMatmulDesc_t descriptor, cublasLtMatrixLayout_t a, \
+     cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, \
+     const cublasLtMatmulAlgo_t *algorithm, cublasLtMatmulHeuristicResult_t *result), \
+    (handle, descriptor, a, b, c, d, algorithm, result)) \
   X(int, cublasLtMatmul, "cublasLtMatmul", \
     (cublasLtHandle_t handle, cublasLtMatmulDesc_t descriptor, const void *alpha, const void *a, \
      cublasLtMatrixLayout_t aLayout, const void *b, cublasLtMatrixLayout_t bLayout, const void *beta, \

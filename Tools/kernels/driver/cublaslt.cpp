@@ -1,5 +1,6 @@
 // A stand-in for cuBLASLt over the stand-in driver: products by plain loops, with the library's checks of sizes, strides, alignment and
-// workspace. Of its three algorithms the first refuses to run and the last is reported as unusable.
+// workspace. Of its three algorithms the first refuses to run and the last is reported as unusable. The second one cannot do 7 rows, for which
+// there is a fourth.
 #include <cstdio>
 #include <cstring>
 
@@ -66,6 +67,9 @@ struct Product {
   }
 };
 
+/// Whether the second algorithm cannot do the product.
+bool is_odd(cublasLtMatrixLayout_t x) { return ((const Layout *)x)->columns == 7; }
+
 bool is_aligned(const void *pointer) { return (uintptr_t)pointer % 16 == 0; }
 
 template <class T>
@@ -115,6 +119,11 @@ int cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
   return SUCCESS;
 }
 
+int cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, int attribute, const void *value, size_t bytes) {
+  if (attribute != POLAR_CUBLASLT_LAYOUT_COLS) return refuse("an unknown attribute of a layout");
+  return set(&((Layout *)layout)->columns, value, bytes);
+}
+
 int cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference) {
   *preference = (cublasLtMatmulPreference_t) new Preference;
   return SUCCESS;
@@ -146,14 +155,25 @@ int cublasLtMatmulAlgoGetHeuristic(
   for (uint32_t alignment : preference->alignment) {
     if (alignment > 16) return refuse("algorithms for addresses that callers do not have");
   }
+  if (((const Layout *)b)->columns != ((const Layout *)d)->columns) return refuse("rows that do not fit");
   for (int i = 0; i < 3; i++) {
     results[i] = {};
-    results[i].algo.data[0] = i + 1;
+    results[i].algo.data[0] = i == 1 && is_odd(b) ? 4 : i + 1;
     results[i].workspaceSize = preference->workspace;
     results[i].state = i == 2 ? POLAR_CUBLAS_STATUS_NOT_SUPPORTED : SUCCESS;
   }
   *found = 3;
   return SUCCESS;
+}
+
+int cublasLtMatmulAlgoCheck(
+    cublasLtHandle_t handle, cublasLtMatmulDesc_t descriptor, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+    cublasLtMatrixLayout_t, cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t *algorithm,
+    cublasLtMatmulHeuristicResult_t *result) {
+  if (!handle || !descriptor || !a || !b || !d) return refuse("a missing argument");
+  *result = {};
+  const bool usable = algorithm->data[0] == (is_odd(b) ? 4 : 2);
+  return result->state = usable ? SUCCESS : POLAR_CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
 int cublasLtMatmul(
@@ -164,7 +184,7 @@ int cublasLtMatmul(
   Product product{*(Description *)descriptor, *(Layout *)a_layout, *(Layout *)b_layout, *(Layout *)d_layout, a, b, (float *)d,
                   *(const float *)alpha};
   if (!handle || algorithm->data[0] == 1) return POLAR_CUBLAS_STATUS_NOT_SUPPORTED;
-  if (algorithm->data[0] != 2) return refuse("an algorithm that was reported as unusable");
+  if (algorithm->data[0] != (is_odd(b_layout) ? 4 : 2)) return refuse("an algorithm that was reported as unusable");
   if (*(const float *)beta != 0 || c != d || c_layout != d_layout) return refuse("an addend");
   const auto &[description, la, lb, ld, av, bv, out, factor] = product;
   if (description.transpose_a != POLAR_CUBLAS_OP_T || la.rows != lb.rows || la.columns != ld.rows || lb.columns != ld.columns) {
