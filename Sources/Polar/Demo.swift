@@ -84,14 +84,27 @@ public struct Demo: Sendable {
   /// The file of the profile in that folder.
   static let profileName = "opt-books.profile.safetensors"
   /// The folder with the embedded model, its profile and the prompts.
+  ///
+  /// It lies beside the executable, or, while the sources are where they were built, among them. (`Bundle.module` ends the
+  /// process when it finds nothing, and looks in the build folder even if the executable has left it.)
   public static var resources: URL? {
-    Bundle.module.resourceURL?.appendingPathComponent("demo", isDirectory: true)
+    let executable = Bundle.main.executableURL?.resolvingSymlinksInPath().deletingLastPathComponent()
+    let sources = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+    let folders = [
+      executable?.appendingPathComponent("polar_Polar.resources/demo"),
+      sources.appendingPathComponent("Resources/demo"),
+    ]
+    return folders.compactMap { $0 }.first {
+      FileManager.default.fileExists(atPath: $0.appendingPathComponent("config.json").path)
+    }
   }
 
   /// Runs the demo; `progress` gets a stage and the fraction of it that is done.
   public func run(progress: (String, Double) -> Void) throws -> Report {
     guard let folder = Self.resources else {
-      throw PolarError.file(path: "demo resources", reason: "are missing beside the executable")
+      throw PolarError.file(
+        path: "polar_Polar.resources", reason: "the folder with the demo's model is not beside the executable"
+      )
     }
     guard let largest = options.batches.max(), options.batches.allSatisfy({ $0 >= 1 }), options.steps >= 2,
       options.rounds >= 1

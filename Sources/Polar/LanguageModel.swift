@@ -89,8 +89,9 @@ public final class LanguageModel: Sendable {
       let profile = try SparsityProfile(path: setting.profile.path)
       return (setting.mode ?? profile.defaultMode).selectsNeurons && profile.neurons != nil
     }
+    // Where they can be chosen: a model whose neurons cannot be is refused with the profile's name when that is checked.
     let loaded = try ModelLoader.load(
-      from: url, precision: weights, on: backend, neuronSparse: selectsNeurons ?? false)
+      from: url, precision: weights, on: backend, neuronSparse: selectsNeurons == true ? nil : false)
     return try LanguageModel(loaded, sparsity: sparsity, backend: backend, limits: limits)
   }
 

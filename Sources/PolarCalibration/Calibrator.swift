@@ -86,7 +86,9 @@ public struct Calibrator: Sendable {
     guard tokens >= 2 * window else {
       throw .request(
         field: "text",
-        reason: "\(text.count) calibration tokens are fewer than two windows of \(window)")
+        reason:
+          "\(min(options.tokens, text.count)) calibration tokens (of \(text.count) in the text) are fewer than two "
+          + "windows of \(window)")
     }
     let meter = try makeMeter(model: model, heldOut: heldOut, on: backend)
     let gram = try OutputGram(

@@ -19,8 +19,16 @@ public enum PolarError: Error, Sendable, Equatable, CustomStringConvertible {
   /// A device, or a library that drives it, is missing or failed.
   case device(name: String, reason: String)
 
-  /// One line: what is wrong and where.
+  /// One line: what is wrong and where; a device's compiler may say more. Control characters, which a hostile file may have
+  /// put into a name, are spelled out, so that they do not act on a terminal.
   public var description: String {
+    func acts(_ scalar: Unicode.Scalar) -> Bool { scalar.properties.generalCategory == .control }
+    if case .device = self { return text }
+    guard text.unicodeScalars.contains(where: acts) else { return text }
+    return text.unicodeScalars.map { acts($0) ? $0.escaped(asASCII: true) : String($0) }.joined()
+  }
+
+  private var text: String {
     switch self {
     case .file(let path, let reason): "\(path): \(reason)"
     case .malformed(let path, let reason): "\(path): malformed: \(reason)"

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Foundation
 
 /// The command line of Polar.
 @main
@@ -16,4 +17,13 @@ struct PolarCommand: AsyncParsableCommand {
       GenerateCommand.self, ChatCommand.self, CalibrateCommand.self, BenchCommand.self,
       PerplexityCommand.self, InspectCommand.self, DoctorCommand.self, KernelsCommand.self, DemoCommand.self,
     ])
+
+  static func main() async {
+    // A closed standard stream would give its number to the next file that is opened, and text would go there.
+    var descriptor: Int32
+    repeat { descriptor = open("/dev/null", O_RDWR) } while (0...STDERR_FILENO).contains(descriptor)
+    close(descriptor)
+    await main(nil)
+    do { try flushOutput() } catch { exit(withError: error) }
+  }
 }

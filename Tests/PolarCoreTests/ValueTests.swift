@@ -120,6 +120,7 @@ import Testing
     (.weight(name: "w", reason: "is missing"), "weight 'w': is missing"),
     (.profile(path: "p", reason: "of another model"), "profile p: of another model"),
     (.request(field: "prompt", reason: "is empty"), "request: prompt: is empty"),
+    (.weight(name: "a\u{1B}[2Jb\n\0é", reason: "is left over"), #"weight 'a\u{1B}[2Jb\n\0é': is left over"#),
     (.outOfMemory(what: "K and V", bytes: 5), "out of memory: K and V needs 5 bytes"),
   ])
   func eachIsOneLine(error: PolarError, text: String) {

@@ -160,6 +160,43 @@ import Testing
     #endif
   }
 
+  /// Files of version 2 and of version 1; the least of a group and those above it counts, the page cache is free.
+  @Test(
+    arguments: [
+      ("0::/a/b\n", ["a/b/memory.max": "max", "a/b/memory.current": "5"], nil),
+      (
+        "0::/a/b\n",
+        [
+          "a/b/memory.max": "1000", "a/b/memory.current": "300",
+          "a/b/memory.stat": "anon 9\ninactive_file 200\n",
+          "a/memory.max": "2000", "a/memory.current": "1500",
+        ], 500
+      ),
+      ("0::/../elsewhere\n", ["memory.max": "100\n", "memory.current": "120\n"], 0),
+      (
+        "5:cpu:/x\n4:memory:/job\n0::/\n",
+        [
+          "memory/job/memory.limit_in_bytes": "700", "memory/job/memory.usage_in_bytes": "100",
+          "memory/job/memory.stat": "inactive_file 1\ntotal_inactive_file 50\n",
+          "memory/memory.limit_in_bytes": "9223372036854771712", "memory/memory.usage_in_bytes": "1",
+        ], 650
+      ),
+      ("no group\n\n:\n::\n", [:], nil),
+    ] as [(String, [String: String], Int?)])
+  func controlGroupsLimitMemory(membership: String, files: [String: String], left: Int?) throws {
+    let root = FileManager.default.temporaryDirectory.appendingPathComponent("polar-\(UUID().uuidString)")
+    defer { try? FileManager.default.removeItem(at: root) }
+    for (path, content) in files.merging(["../groups": membership], uniquingKeysWith: { $1 }) {
+      let file = root.appendingPathComponent("fs/" + path).standardizedFileURL
+      try FileManager.default.createDirectory(
+        at: file.deletingLastPathComponent(), withIntermediateDirectories: true)
+      try content.write(to: file, atomically: true, encoding: .utf8)
+    }
+    let found = KVBudget.controlGroupMemory(
+      membership: root.path + "/groups", mount: root.appendingPathComponent("fs").path)
+    #expect(found == left)
+  }
+
   @Test func aRunnerRefusesSizesThatMakeNoSense() throws {
     let model = MockModel(pages: 4)
     func make(pages: Int = 4, rows: Int = 8, sequences: Int = 2, context: Int = 64) throws {

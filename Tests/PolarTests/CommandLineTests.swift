@@ -23,8 +23,11 @@ import Testing
   }
 
   private func polar(_ arguments: String...) throws -> Outcome {
+    try run(try #require(Self.executable, "the polar executable was not built"), arguments)
+  }
+
+  private func run(_ executable: URL, _ arguments: [String]) throws -> Outcome {
     let process = Process()
-    let executable: URL = try #require(Self.executable, "the polar executable was not built")
     process.executableURL = executable
     process.arguments = arguments
     let (output, error) = (Pipe(), Pipe())
@@ -83,6 +86,89 @@ import Testing
     #expect(lines.last?.contains("\"tokens\":2") == true)
   }
 
+  @Test func readsPromptsAsOtherToolsWriteThem() throws {
+    let file = FileManager.default.temporaryDirectory.appendingPathComponent("\(UUID()).jsonl")
+    defer { try? FileManager.default.removeItem(at: file) }
+    func generate(_ text: String, from path: String? = nil) throws -> Outcome {
+      try Data(text.utf8).write(to: file)
+      return try polar("generate", Self.demo, "--prompts", file.path, "--context", "64", "-n", "2")
+    }
+    let outcome = try generate("{\"prompt\": \"He\", \"id\": 7}\r\n{\"prompt\": \"a\u{2028}b\"}\r\n")
+    #expect(outcome.status == 0, "\(outcome.error)")
+    #expect(outcome.output.split(separator: "\n").count == 2)
+    #expect(outcome.output.hasPrefix("{\"id\":7,"))
+    expectRefusal(try generate("{\"prompt\": \"He\"}\n{\"id\": \"b\"}"), "line 2", "prompt")
+    expectRefusal(try generate("{\"prompt\": \"He\", \"id\": [1]}"), "line 1", "\"id\"")
+    expectRefusal(try generate("{\"prompt\": \"He\", \"max_tokens\": 1.5}"), "line 1", "--help")
+    expectRefusal(try generate("{\"prompt\": \"He\", \"max_tokens\": \"3\"}"), "line 1", "max_tokens")
+    expectRefusal(try generate("[1]"), "line 1")
+    let long = String(repeating: "word ", count: 200)
+    expectRefusal(try generate("{\"prompt\": \"\(long)\", \"id\": \"too long\"}"), "'too long'", "64")
+    // A pipe.
+    let shell = try run(
+      URL(fileURLWithPath: "/bin/sh"),
+      [
+        "-c", "echo '{\"prompt\": \"He\"}' | \"$0\" generate \"$1\" --prompts /dev/stdin --context 64 -n 2",
+        try #require(Self.executable).path, Self.demo,
+      ])
+    #expect(shell.status == 0 && shell.output.contains("\"tokens\":2"), "\(shell.error)")
+  }
+
+  @Test(arguments: [
+    ("generate \"$1\" -p He -n 2 --context 64 > /dev/full", "standard output"),
+    ("inspect \"$1\" > /dev/full", "standard output"),
+    ("generate \"$1\" -p He -n 2 --context 64 >&-", nil),
+    ("generate \"$1\" -p He -n 2 --context 64 2>&-", nil),
+  ])
+  func standardStreamsThatAreFullOrClosed(command: String, complaint: String?) throws {
+    #if os(Linux)
+      let outcome = try run(
+        URL(fileURLWithPath: "/bin/sh"),
+        ["-c", "\"$0\" " + command, try #require(Self.executable).path, Self.demo])
+      if let complaint {
+        expectRefusal(outcome, complaint, "space")
+      } else {
+        #expect(outcome.status == 0, "\(outcome.error)")
+      }
+    #endif
+  }
+
+  /// An executable that was moved away from its resources says so, and takes no other build's.
+  @Test func theDemoNeedsItsModel() throws {
+    let folder = FileManager.default.temporaryDirectory.appendingPathComponent("polar-\(UUID().uuidString)")
+    defer { try? FileManager.default.removeItem(at: folder) }
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    let executable: URL = try #require(Self.executable)
+    let bundle = "polar_Polar.resources"
+    let link = folder.appendingPathComponent("polar")
+    try FileManager.default.createSymbolicLink(at: link, withDestinationURL: executable)
+    #expect(try run(link, ["demo", "--batch", "1", "--steps", "2"]).status == 0)
+    // What lies beside the executable comes first: here a model whose configuration is not one.
+    try FileManager.default.removeItem(at: link)
+    try FileManager.default.copyItem(at: executable, to: link)
+    let demo = folder.appendingPathComponent(bundle + "/demo")
+    try FileManager.default.createDirectory(at: demo, withIntermediateDirectories: true)
+    try Data("{}".utf8).write(to: demo.appendingPathComponent("config.json"))
+    expectRefusal(try run(link, ["demo", "--batch", "1", "--steps", "2"]), demo.path)
+  }
+
+  @Test func refusesAProfileOfAnotherModelByItsName() throws {
+    let folder = FileManager.default.temporaryDirectory.appendingPathComponent("polar-\(UUID().uuidString)")
+    defer { try? FileManager.default.removeItem(at: folder) }
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    for name in ["model.safetensors", "tokenizer.json"] {
+      try FileManager.default.createSymbolicLink(
+        atPath: folder.path + "/" + name, withDestinationPath: Self.demo + "/" + name)
+    }
+    let config = try String(contentsOfFile: Self.demo + "/config.json", encoding: .utf8)
+    try config.replacingOccurrences(of: "\"relu\"", with: "\"gelu\"")
+      .write(toFile: folder.path + "/config.json", atomically: true, encoding: .utf8)
+    expectRefusal(
+      try polar(
+        "generate", folder.path, "-p", "x", "--profile", Self.demo + "/opt-books.profile.safetensors"),
+      "profile", "opt-books.profile.safetensors")
+  }
+
   @Test func refusesBadInputWithOneClearLine() throws {
     expectRefusal(try polar("inspect", "no-such-model.gguf"), "no-such-model.gguf")
     expectRefusal(try polar("generate", "/dev/null", "--prompt", "x"), "/dev/null")
@@ -109,6 +195,12 @@ import Testing
       try polar(
         "calibrate", Self.demo, "--text", Self.demo + "/prompts.txt", "--output",
         "/no/such/folder/p.safetensors"), "/no/such/folder")
+    for output in ["/tmp", "/tmp/", "report.html", "/proc/p.safetensors"] {
+      expectRefusal(
+        try polar("calibrate", Self.demo, "--text", Self.demo + "/prompts.txt", "--output", output), output)
+    }
+    expectRefusal(try polar("demo", "--svg", "/no/such/folder/d.svg"), "/no/such/folder")
+    expectRefusal(try polar("generate", Self.demo, "-p", "x", "--heads", "paper"), "--profile")
     expectRefusal(try polar("perplexity", Self.demo, "--text", "missing.txt"), "missing.txt")
   }
 }

@@ -63,11 +63,12 @@ struct CalibrateCommand: ParsableCommand {
 
   func run() throws {
     for value in density.values { try Density.validated(value) }
-    // Refused now rather than after minutes of work.
-    let directory = URL(fileURLWithPath: output).deletingLastPathComponent().path
-    guard FileManager.default.isWritableFile(atPath: directory) else {
-      throw PolarError.file(path: output, reason: "the folder does not exist or cannot be written")
+    let page = URL(fileURLWithPath: output).deletingPathExtension().appendingPathExtension("html")
+    guard page.path != URL(fileURLWithPath: output).path else {
+      throw PolarError.file(
+        path: output, reason: "is where the HTML report goes; the profile needs another name")
     }
+    for path in [output, page.path] { try checkWritable(path) }
     let backend = try model.makeBackend()
     let loaded = try ModelLoader.load(
       from: model.url, precision: model.weights, on: backend)
@@ -105,7 +106,6 @@ struct CalibrateCommand: ParsableCommand {
         "the MLP stays dense: its activation, \(loaded.model.config.activation.rawValue), leaves no neuron at zero"
       )
     }
-    let page = URL(fileURLWithPath: output).deletingPathExtension().appendingPathExtension("html")
     do {
       try Data(report.page.utf8).write(to: page, options: .atomic)
     } catch {

@@ -29,7 +29,7 @@ struct ChatCommand: AsyncParsableCommand {
     if let system { messages.append(ChatMessage(role: .system, content: system)) }
     let isTerminal = isatty(STDIN_FILENO) == 1
     while true {
-      if isTerminal { emit("> ") }
+      if isTerminal { try emit("> ") }
       guard let line = readLine(), !line.allSatisfy(\.isWhitespace) else { break }
       messages.append(ChatMessage(role: .user, content: line))
       let prompt = format.encode(try format.render(messages: messages), with: language.loaded.tokenizer)
@@ -37,10 +37,10 @@ struct ChatCommand: AsyncParsableCommand {
       for try await event in try await language.generate(tokens: prompt, parameters: parameters) {
         switch event {
         case .text(let text):
-          emit(text)
+          try emit(text)
           answer += text
         case .finished(let info):
-          emit("\n")
+          try emit("\n")
           if isTerminal { progress.note(summaryLine(info)) }
         }
       }

@@ -38,6 +38,7 @@ struct DemoCommand: ParsableCommand {
 
   func run() throws {
     try Density.validated(density)
+    if let svg { try checkWritable(svg) }
     var options = Demo.Options()
     options.batches = Set(batch.values).sorted()
     options.steps = steps

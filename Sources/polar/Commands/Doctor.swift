@@ -65,6 +65,9 @@ struct DoctorCommand: ParsableCommand {
         guard !result.passed else { return }
         failures.append("\(result.name): \(result.detail)")
       }
+      if let only, results.isEmpty {
+        throw PolarError.request(field: "only", reason: "no check's name contains '\(only)'")
+      }
       if !json { print("ops         \(results.count - failures.count) of \(results.count) checks passed") }
       let checks =
         only != nil

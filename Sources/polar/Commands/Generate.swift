@@ -11,7 +11,7 @@ struct GenerateCommand: AsyncParsableCommand {
     abstract: "Continues one prompt, or many prompts in one batch.",
     discussion: """
       With --prompts, FILE holds one JSON object a line: {"prompt": "..."} and optionally "id" and "max_tokens"; results
-      are JSON lines {"id", "text", "tokens", "stop_reason"} in the order of the input.
+      are JSON lines {"id", "text", "tokens", "stop_reason"} in the order of the input; an id is a string or a whole number.
       """)
 
   @OptionGroup var model: ModelOptions
@@ -69,18 +69,47 @@ struct GenerateCommand: AsyncParsableCommand {
     for try await event in try await language.generate(prompt, parameters: sampling.parameters) {
       switch event {
       case .text(let text):
-        emit(text)
+        try emit(text)
         if firstText == nil { firstText = ProcessFacts.age }
       case .finished(let info):
-        emit("\n")
+        try emit("\n")
         progress.note(summaryLine(info))
       }
     }
     return firstText
   }
 
+  private enum Identifier: Codable, CustomStringConvertible {
+    case text(String)
+    case number(Int)
+
+    init(from decoder: any Decoder) throws {
+      let container = try decoder.singleValueContainer()
+      if let number = try? container.decode(Int.self) {
+        self = .number(number)
+      } else {
+        self = .text(try container.decode(String.self))
+      }
+    }
+
+    func encode(to encoder: any Encoder) throws {
+      var container = encoder.singleValueContainer()
+      switch self {
+      case .text(let text): try container.encode(text)
+      case .number(let number): try container.encode(number)
+      }
+    }
+
+    var description: String {
+      switch self {
+      case .text(let text): text
+      case .number(let number): String(number)
+      }
+    }
+  }
+
   private struct PromptLine: Decodable {
-    var id: String?
+    var id: Identifier?
     var prompt: String
     var maxTokens: Int?
 
@@ -89,10 +118,25 @@ struct GenerateCommand: AsyncParsableCommand {
       case id, prompt
       case maxTokens = "max_tokens"
     }
+
+    /// What is wrong with a line that cannot be decoded.
+    static func fault(_ error: any Error) -> String {
+      switch error as? DecodingError {
+      case .keyNotFound: "has no \"prompt\""
+      case .dataCorrupted(let context), .typeMismatch(_, let context), .valueNotFound(_, let context):
+        switch context.codingPath.first.flatMap({ CodingKeys(stringValue: $0.stringValue) }) {
+        case .prompt: "has a \"prompt\" that is not a string"
+        case .id: "has an \"id\" that is neither a string nor a whole number"
+        case .maxTokens: "has a \"max_tokens\" that is not a whole number"
+        case nil: "is not the JSON object that --help describes"
+        }
+      default: "cannot be read: \(error)"
+      }
+    }
   }
 
   private struct ResultLine: Encodable {
-    var id: String
+    var id: Identifier
     var text: String
     var tokens: Int
     var stopReason: String
@@ -104,20 +148,14 @@ struct GenerateCommand: AsyncParsableCommand {
   }
 
   private func readPrompts(_ path: String) throws -> [PromptLine] {
-    let text: String
-    do {
-      text = try String(contentsOfFile: path, encoding: .utf8)
-    } catch {
-      throw PolarError.file(path: path, reason: "cannot be read as UTF-8 text")
-    }
-    let lines = text.split(separator: "\n", omittingEmptySubsequences: false).enumerated()
-    let prompts = try lines.compactMap { number, line -> PromptLine? in
-      guard !line.allSatisfy(\.isWhitespace) else { return nil }
+    // Bytes, since a line may end with a carriage return, too, and characters of JSON strings look like line ends.
+    let lines = try readText(path).utf8.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
+    let prompts = try lines.enumerated().compactMap { number, line -> PromptLine? in
+      guard !line.allSatisfy(" \t\r".utf8.contains) else { return nil }
       do {
-        return try JSONDecoder().decode(PromptLine.self, from: Data(line.utf8))
+        return try JSONDecoder().decode(PromptLine.self, from: Data(line))
       } catch {
-        throw PolarError.malformed(
-          path: path, reason: "line \(number + 1) is not an object with a \"prompt\"")
+        throw PolarError.malformed(path: path, reason: "line \(number + 1) \(PromptLine.fault(error))")
       }
     }
     guard !prompts.isEmpty else { throw PolarError.malformed(path: path, reason: "no prompts") }
@@ -133,8 +171,14 @@ struct GenerateCommand: AsyncParsableCommand {
       for (index, line) in prompts.enumerated() {
         var parameters = base
         if let most = line.maxTokens { parameters.maxTokens = most }
-        // Submitted in order, so that the first prompts start first.
-        let stream = try await language.generate(line.prompt, parameters: parameters)
+        let id = line.id ?? .text(String(index))
+        let stream: AsyncThrowingStream<LanguageModel.Event, any Error>
+        do {
+          // Submitted in order, so that the first prompts start first.
+          stream = try await language.generate(line.prompt, parameters: parameters)
+        } catch PolarError.request(let field, let reason) {
+          throw PolarError.request(field: "prompt '\(id)': \(field)", reason: reason)
+        }
         group.addTask {
           var text = ""
           for try await event in stream {
@@ -144,12 +188,12 @@ struct GenerateCommand: AsyncParsableCommand {
               return (
                 index,
                 ResultLine(
-                  id: line.id ?? String(index), text: text, tokens: info.generation.generationTokenCount,
+                  id: id, text: text, tokens: info.generation.generationTokenCount,
                   stopReason: info.generation.stopReason.rawValue)
               )
             }
           }
-          throw PolarError.request(field: "prompt \(index)", reason: "ended without a result")
+          throw PolarError.request(field: "prompt '\(id)'", reason: "ended without a result")
         }
       }
       var results = [ResultLine?](repeating: nil, count: prompts.count)
@@ -159,7 +203,7 @@ struct GenerateCommand: AsyncParsableCommand {
     let encoder = JSONEncoder()
     encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
     for line in results {
-      emit(String(decoding: try encoder.encode(line), as: UTF8.self) + "\n")
+      try emit(String(decoding: try encoder.encode(line), as: UTF8.self) + "\n")
     }
     let elapsed = ContinuousClock.now - start
     let seconds = Double(elapsed.components.seconds) + Double(elapsed.components.attoseconds) * 1e-18
@@ -172,7 +216,7 @@ struct GenerateCommand: AsyncParsableCommand {
 
 /// What the cache holds, in one line.
 func capacityLine(_ language: LanguageModel) -> String {
-  "KV cache: \(language.kvTokens) tokens in \(bytesText(language.kvBytes)) (chosen from free memory)"
+  "KV cache: \(language.kvTokens) tokens in \(bytesText(language.kvBytes))"
 }
 
 /// Rates of one finished request, in one line.

@@ -53,14 +53,3 @@ struct PerplexityCommand: ParsableCommand {
         + "(\(fixed(Double(result.scoredTokens) / result.seconds, 0)) tokens/s)")
   }
 }
-
-/// A whole text file.
-func readText(_ path: String) throws -> String {
-  guard let data = FileManager.default.contents(atPath: path) else {
-    throw PolarError.file(path: path, reason: "cannot be read")
-  }
-  guard let text = String(data: data, encoding: .utf8) else {
-    throw PolarError.malformed(path: path, reason: "is not UTF-8 text")
-  }
-  return text
-}

@@ -77,6 +77,9 @@ struct SparsityOptions: ParsableArguments {
     if profile == nil, density != nil {
       throw ValidationError("--density needs --profile")
     }
+    if profile == nil, heads != .adaptive {
+      throw ValidationError("--heads \(heads.rawValue) needs --profile")
+    }
     if profile == nil, let sparsity, sparsity != .dense {
       throw ValidationError("--sparsity \(sparsity.rawValue) needs --profile")
     }

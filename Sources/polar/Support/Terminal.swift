@@ -1,4 +1,5 @@
 import Foundation
+import PolarCore
 
 /// Where progress and errors go: standard error, so that standard output holds results alone.
 struct ProgressPrinter: ~Copyable {
@@ -33,12 +34,35 @@ struct ProgressPrinter: ~Copyable {
   /// A plain line.
   func note(_ text: String) { write(text + "\n") }
 
-  private func write(_ text: String) { FileHandle.standardError.write(Data(text.utf8)) }
+  // Work goes on where nobody can be told of it.
+  private func write(_ text: String) { _ = writeAll(text, to: STDERR_FILENO) }
 }
 
 /// Writes text to standard output at once, without a line end.
-func emit(_ text: String) {
-  FileHandle.standardOutput.write(Data(text.utf8))
+/// - Throws: ``PolarError/file(path:reason:)`` when it is closed or full.
+func emit(_ text: String) throws(PolarError) {
+  if let code = writeAll(text, to: STDOUT_FILENO) { throw outputFault(code) }
+}
+
+/// Writes out what `print` has collected.
+/// - Throws: as ``emit(_:)``.
+func flushOutput() throws(PolarError) {
+  if fflush(nil) != 0 { throw outputFault(errno) }
+}
+
+private func outputFault(_ code: Int32) -> PolarError {
+  .file(path: "standard output", reason: "cannot be written: \(String(cString: strerror(code)))")
+}
+
+/// Writes all of `text`; returns the system's error number if that fails.
+private func writeAll(_ text: String, to descriptor: Int32) -> Int32? {
+  let bytes = Array(text.utf8)
+  var done = 0
+  while done < bytes.count {
+    let written = bytes[done...].withUnsafeBytes { write(descriptor, $0.baseAddress, $0.count) }
+    if written >= 0 { done += written } else if errno != EINTR { return errno }
+  }
+  return nil
 }
 
 /// A number with a fixed count of decimals.
