@@ -133,38 +133,36 @@ POLAR_ALWAYS_INLINE int att_overflows(vf counts) {
   return _mm512_cmpgt_epu32_mask((__m512i)counts, (__m512i)FN(splat)(65535)) != 0;
 }
 
+// log2 of the scales of V, at most 0.09 too small, and not less than -100, so that weights stay far from infinity.
+POLAR_ALWAYS_INLINE vf att_log2(vf scales) {
+  const vf bits = (vf)_mm512_cvtepi32_ps((__m512i)scales);
+  return (vf)_mm512_max_ps((__m512)(bits * 0x1p-23f - 127.0f), _mm512_set1_ps(-100));
+}
+
 // The counts of a row for two pages, the first of which starts at `start`, given their scores, when it may not see all of
-// their tokens or counts may not fit. Returns what the row has summed up before is to be multiplied with.
+// their tokens or counts do not fit. Returns what the row has summed up before is to be multiplied with.
 static __attribute__((noinline)) float att_careful(
   const polar_span *span, att_state *state, int row, int start, const float *scores, const vf *scales, vf *counts
 ) {
   const __mmask16 visible[STEP_PAGES] = {att_visible(span, row, start), att_visible(span, row, start + POLAR_PAGE)};
   const float m = span->m[row];
   vf seen[STEP_PAGES], weights[STEP_PAGES];
-  for (int i = 0; i < STEP_PAGES; i++) {
+  for (int i = 0; i < STEP_PAGES; i++)
     seen[i] = (vf)_mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), visible[i], _mm512_load_ps(scores + i * VW));
-    weights[i] = att_weight(seen[i], FN(splat)(m));
-    // Behind the last token there may be anything.
-    counts[i] = (vf)_mm512_maskz_mul_ps(visible[i], (__m512)weights[i], (__m512)scales[i]);
-  }
-  float factor = 1;
-  if (att_overflows(att_larger(counts[0], counts[1]))) {
-    const float top = __builtin_ceilf(_mm512_reduce_max_ps(_mm512_max_ps((__m512)seen[0], (__m512)seen[1])));
+  float raised = m;
+  for (int turn = 0; turn < 2; turn++) {
     for (int i = 0; i < STEP_PAGES; i++) {
-      weights[i] = att_weight(seen[i], FN(splat)(top));
+      weights[i] = att_weight(seen[i], FN(splat)(raised));
+      // Behind the last token there may be anything.
       counts[i] = (vf)_mm512_maskz_mul_ps(visible[i], (__m512)weights[i], (__m512)scales[i]);
     }
-    // The largest count comes to lie in 2^14 ..< 2^15.
-    const float largest = _mm512_reduce_max_ps(_mm512_max_ps((__m512)counts[0], (__m512)counts[1]));
-    const float e = largest > 0x1p-100f ? _mm_cvtss_f32(_mm_getexp_ss(_mm_set_ss(largest), _mm_set_ss(largest))) : -100;
-    const float scale = _mm512_cvtss_f32(_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(14 - e)));
-    span->m[row] = top + (e - 14);
-    factor = _mm512_cvtss_f32(_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(m - span->m[row])));
-    for (int i = 0; i < STEP_PAGES; i++) {
-      weights[i] = weights[i] * scale;
-      counts[i] = counts[i] * scale;
-    }
+    if (turn == 1 || !att_overflows(att_larger(counts[0], counts[1]))) break;
+    // The largest count comes to lie between 2^14 and 2^15.1.
+    const vf a = seen[0] + att_log2(scales[0]), b = seen[1] + att_log2(scales[1]);
+    raised = __builtin_ceilf(_mm512_reduce_max_ps(_mm512_max_ps((__m512)a, (__m512)b))) - 15;
   }
+  span->m[row] = raised;
+  const float factor = _mm512_cvtss_f32(_mm512_scalef_ps(_mm512_set1_ps(1), _mm512_set1_ps(m - raised)));
   // A V that is no number gives none.
   if (_mm512_cmp_ps_mask((__m512)counts[0], (__m512)counts[1], _CMP_UNORD_Q)) weights[0] = FN(splat)(__builtin_nanf(""));
   state->sums[row] = state->sums[row] * factor + weights[0] + weights[1];

@@ -11,7 +11,7 @@ enum {
   POLAR_ROW_BLOCK = 96,    // rows of a linear layer that stay in cache while panels pass by
   POLAR_CHUNK_PAGES = 32,  // pages of one attention partial
   POLAR_TILE_PAGES = 4,    // pages of one softmax step
-  POLAR_NEXT_PAGES = 8,    // pages behind a span that may be fetched while it is worked on
+  POLAR_NEXT_PAGES = 10,   // pages behind a span that may be fetched while it is worked on
   POLAR_TILE_TOKENS = POLAR_TILE_PAGES * POLAR_PAGE,
   POLAR_SPAN_ROWS = 64,    // most query rows of one span
   POLAR_SPAN_ELEMENTS = 64 * 256,  // most rows * head_dim of one span

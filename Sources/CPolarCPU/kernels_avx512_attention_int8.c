@@ -62,22 +62,22 @@ static void att_begin(const polar_span *span, att_state *state) {
 }
 
 // Two pages of which the first one's tokens start at `start` of the span, given their scores, and the scores of the pages
-// `ahead`, unless NULL; for R rows, the first of which is `row`. The scores are computed while the softmax waits for its
-// results. Fetches the blocks `next` on the way, unless NULL.
+// `ahead`; either may be NULL; for R rows, the first of which is `row`. The scores are computed while the softmax waits for
+// its results. Fetches the blocks `next` on the way, unless NULL, one with either product.
 POLAR_ALWAYS_INLINE void att_rows(
   const int R, const int64_t head_dim, const polar_span *span, att_state *state, const char *const *block,
   const char *const *ahead, const att_fetch *next, int start, int row, const float *scores, float *scores_ahead
 ) {
   const int64_t padded = polar_kv_padded(head_dim);
   uint8_t codes[4 * CODES] __attribute__((aligned(64)));
-  att_weights(R, head_dim, span, state, block, start, row, scores, codes);
+  if (block) att_weights(R, head_dim, span, state, block, start, row, scores, codes);
   float *o = span->o + row * head_dim;
   if (next) {
-    att_scores(R, 1, padded, state, ahead, next[0], row, scores_ahead);
-    att_all_values(R, 1, head_dim, block, next[1], codes, o);
+    if (ahead) att_scores(R, 1, padded, state, ahead, next[0], row, scores_ahead);
+    if (block) att_all_values(R, 1, head_dim, block, next[1], codes, o);
   } else {
     if (ahead) att_scores(R, 0, padded, state, ahead, (att_fetch){0}, row, scores_ahead);
-    att_all_values(R, 0, head_dim, block, (att_fetch){0}, codes, o);
+    if (block) att_all_values(R, 0, head_dim, block, (att_fetch){0}, codes, o);
   }
 }
 
@@ -126,19 +126,15 @@ static void att_steps(const polar_span *span, att_state *state) {
   float scores[2][POLAR_SPAN_ROWS * STEP_PAGES * POLAR_PAGE] __attribute__((aligned(64)));
   const char *blocks[LIST_PAGES];
   // Pages from those whose scores are computed to those that are fetched meanwhile.
-  const int pages = span->head_dim > 64 ? 2 : 4, close = STEP_PAGES + pages, distant = STEP_PAGES + 2 * pages;
+  const int close = span->head_dim > 64 ? 2 : 4, distant = 2 * close;
   const int first = span->first / STEP_PAGES * STEP_PAGES;
-  for (int page = first, turn = 0; page < span->pages; page += STEP_PAGES, turn = !turn) {
-    const int at = (page - first) % POLAR_CHUNK_PAGES;
-    const char *const *block = blocks + at, *const *ahead = block + STEP_PAGES;
-    if (at == 0) att_list(span, page, blocks);
-    if (page == first)
-      for (int row = 0; row < span->rows; row++)
-        att_scores(
-          1, 0, state->padded, state, block, (att_fetch){0}, row, scores[turn] + row * STEP_PAGES * POLAR_PAGE);
+  att_list(span, first, blocks);
+  // The first step has scores alone, the last one values.
+  for (int page = first - STEP_PAGES, at = 0, turn = 0; page < span->pages; page += STEP_PAGES, turn = !turn) {
+    const char *const *block = page < first ? NULL : blocks + at, *const *ahead = block ? block + STEP_PAGES : blocks;
+    const att_fetch next[STEP_PAGES] = {{ahead[close], ahead[distant]}, {ahead[close + 1], ahead[distant + 1]}};
     const int more = page + STEP_PAGES < span->pages;
-    const att_fetch next[STEP_PAGES] = {{block[close], block[distant]}, {block[close + 1], block[distant + 1]}};
-    int fetch = more;
+    int fetch = 1;
     if (span->fetch) polar_fetch_step(span->fetch);
     for (int row = 0; row < span->rows;) {
       const int left = span->rows - row;
@@ -149,6 +145,11 @@ static void att_steps(const polar_span *span, att_state *state) {
         scores[!turn] + score);
       fetch = 0;
       row += count;
+    }
+    at = block ? at + STEP_PAGES : 0;
+    if (at == POLAR_CHUNK_PAGES && more) {
+      att_list(span, page + STEP_PAGES, blocks);
+      at = 0;
     }
   }
 }
@@ -168,80 +169,108 @@ static __attribute__((noinline)) void att_pair(
   att_all_values(1, 1, span->head_dim, block, next[1], codes, span->o);
 }
 
+// The scores of a single row against a page, in four chains for each byte, since the softmax waits for them. Fetches the
+// page's part of a block on the way if FETCH.
+POLAR_ALWAYS_INLINE vf att_page_scores(
+  const int FETCH, const int64_t head_dim, const att_state *state, const char *block, att_fetch fetch
+) {
+  __m512i high[4] = {_mm512_set1_epi32(state->high_start[0])}, low[4] = {_mm512_set1_epi32(state->low_start[0])};
+#pragma clang loop unroll(full)
+  for (int k = 0; k < head_dim / 4; k++) {
+    if (FETCH) att_prefetch(fetch, k * 64);
+    const __m512i keys = att_keys(block + k * 64);
+    high[k % 4] = _mm512_dpbusd_epi32(high[k % 4], keys, att_splat4(state->high + 4 * k));
+    low[k % 4] = _mm512_dpbusd_epi32(low[k % 4], keys, att_splat4(state->low + 4 * k));
+  }
+  const int64_t scales = 2 * POLAR_PAGE * head_dim;
+  if (FETCH) att_prefetch(fetch, scales);
+  return att_score(att_sum(high), att_sum(low), att_scales(block + scales), state->factor[0]);
+}
+
+// What a pair of pages adds to a single row, unless it asks for another m.
+typedef struct {
+  vf scores;  // of the page that is next
+  vf sum;
+  __m512i low[8], high[8];
+  int fits;
+} att_single;
+
+// One page of a single row, the first of `turn`, and the scores of the page behind it.
+POLAR_ALWAYS_INLINE void att_page(
+  const int64_t head_dim, const att_state *state, const char *const *turn, att_fetch fetch, vf m, att_single *row
+) {
+  const int vectors = (int)(head_dim / VW);
+  const char *block = turn[0], *v = block + POLAR_PAGE * head_dim;
+  uint8_t codes[CODES] __attribute__((aligned(64)));
+  const vf weights = att_weight(row->scores, m);
+  const vf counts = weights * att_scales(block + 2 * POLAR_PAGE * head_dim + 2 * POLAR_PAGE);
+  row->fits &= !att_overflows(counts);
+  row->sum = row->sum + weights;
+  att_store_counts(counts, (vf){0}, codes);
+  row->scores = att_page_scores(1, head_dim, state, turn[1], fetch);
+#pragma clang loop unroll(full)
+  for (int t = 0; t < 4; t++) {
+    const __m512i l = att_splat4(codes + 16 * t), h = att_splat4(codes + 16 * t + 8);
+#pragma clang loop unroll(full)
+    for (int j = 0; j < vectors; j++) {
+      const int64_t at = (t * vectors + j) * 64;
+      att_prefetch(fetch, POLAR_PAGE * head_dim + at);
+      const __m512i values = _mm512_loadu_si512(v + at);
+      row->low[j] = _mm512_dpbusd_epi32(row->low[j], l, values);
+      row->high[j] = _mm512_dpbusd_epi32(row->high[j], h, values);
+    }
+  }
+}
+
 // A single row, as all heads are without grouped queries: computing takes less time than reading, if only the reading never
-// stops. Lines are used in the order of their addresses, which the hardware foresees best, K and V page by page in turn;
-// blocks are fetched into L2, and then into L1, evenly over the instructions. What a page adds counts only when the other one
-// of its pair asks for no other m; else both are computed again.
+// stops. The values of a page are used together with the keys of the next one; blocks are fetched into L2, and then into L1,
+// in the order of their addresses and evenly over the instructions, `far` and `near` pages ahead. What a page adds counts
+// only when the other one of its pair asks for no other m; else both are computed again.
 POLAR_ALWAYS_INLINE void att_stream(
   const int64_t head_dim, const int near, const int far, const polar_span *span, att_state *state
 ) {
   const int vectors = (int)(head_dim / VW);
   const char *blocks[LIST_PAGES];
   const int first = span->first / STEP_PAGES * STEP_PAGES;
+  att_single row;
   for (int page = first; page < span->pages; page += STEP_PAGES) {
     const int list = (page - first) % POLAR_CHUNK_PAGES;
     const char *const *turn = blocks + list;
     if (list == 0) att_list(span, page, blocks);
+    if (page == first) row.scores = att_page_scores(0, head_dim, state, turn[0], (att_fetch){0});
     const int start = page * POLAR_PAGE;
-    int fits = att_sees(span, 0, start);
-    if (fits) {
+    const att_fetch next[STEP_PAGES] = {{turn[near], turn[far]}, {turn[near + 1], turn[far + 1]}};
+    row.fits = att_sees(span, 0, start);
+    if (row.fits) {
       const vf m = FN(splat)(span->m[0]);
-      vf sum = state->sums[0];
-      __m512i value_low[8], value_high[8];
+      row.sum = state->sums[0];
 #pragma clang loop unroll(full)
-      for (int j = 0; j < vectors; j++) value_low[j] = value_high[j] = _mm512_setzero_si512();
+      for (int j = 0; j < vectors; j++) row.low[j] = row.high[j] = _mm512_setzero_si512();
+      // A load instruction of each pair's own lines is best where pages are short (see the log).
+      if (head_dim <= 64) {
+#pragma clang loop unroll(full)
+        for (int i = 0; i < STEP_PAGES; i++) att_page(head_dim, state, turn + i, next[i], m, &row);
+      } else {
 #pragma clang loop unroll(disable)
-      for (int i = 0; i < STEP_PAGES; i++) {
-        const char *block = turn[i];
-        const att_fetch fetch = {turn[i + near], turn[i + far]};
-        // Four chains each, since the softmax waits for them.
-        __m512i high[4] = {_mm512_set1_epi32(state->high_start[0])}, low[4] = {_mm512_set1_epi32(state->low_start[0])};
-#pragma clang loop unroll(full)
-        for (int k = 0; k < head_dim / 4; k++) {
-          att_prefetch(fetch, k * 64);
-          const __m512i keys = att_keys(block + k * 64);
-          high[k % 4] = _mm512_dpbusd_epi32(high[k % 4], keys, att_splat4(state->high + 4 * k));
-          low[k % 4] = _mm512_dpbusd_epi32(low[k % 4], keys, att_splat4(state->low + 4 * k));
-        }
-        const char *scales = block + 2 * POLAR_PAGE * head_dim;
-        att_prefetch(fetch, 2 * POLAR_PAGE * head_dim);
-        const vf y = att_score(att_sum(high), att_sum(low), att_scales(scales), state->factor[0]);
-        const vf weights = att_weight(y, m), counts = weights * att_scales(scales + 2 * POLAR_PAGE);
-        fits &= !att_overflows(counts);
-        sum = sum + weights;
-        uint8_t codes[CODES] __attribute__((aligned(64)));
-        att_store_counts(counts, (vf){0}, codes);
-        const char *v = block + POLAR_PAGE * head_dim;
-#pragma clang loop unroll(full)
-        for (int t = 0; t < 4; t++) {
-          const __m512i l = att_splat4(codes + 16 * t), h = att_splat4(codes + 16 * t + 8);
-#pragma clang loop unroll(full)
-          for (int j = 0; j < vectors; j++) {
-            const int64_t at = (t * vectors + j) * 64;
-            att_prefetch(fetch, POLAR_PAGE * head_dim + at);
-            const __m512i values = _mm512_loadu_si512(v + at);
-            value_low[j] = _mm512_dpbusd_epi32(value_low[j], l, values);
-            value_high[j] = _mm512_dpbusd_epi32(value_high[j], h, values);
-          }
-        }
+        for (int i = 0; i < STEP_PAGES; i++) att_page(head_dim, state, turn + i, next[i], m, &row);
       }
-      if (fits) {
-        state->sums[0] = sum;
+      if (row.fits) {
+        state->sums[0] = row.sum;
 #pragma clang loop unroll(full)
         for (int j = 0; j < vectors; j++) {
           float *o = span->o + j * VW;
-          FN(store)(o, FN(load)(o) + att_value(value_high[j], value_low[j]));
+          FN(store)(o, FN(load)(o) + att_value(row.high[j], row.low[j]));
         }
       }
     }
-    if (fits) continue;
-    const att_fetch next[STEP_PAGES] = {{turn[near], turn[far]}, {turn[near + 1], turn[far + 1]}};
+    if (row.fits) continue;
     att_pair(span, state, turn, next, start);
+    row.scores = att_page_scores(0, head_dim, state, turn[STEP_PAGES], (att_fetch){0});
   }
 }
 
-static void att_stream_64(const polar_span *span, att_state *state) { att_stream(64, 1, 5, span, state); }
-static void att_stream_128(const polar_span *span, att_state *state) { att_stream(128, 1, 2, span, state); }
+static void att_stream_64(const polar_span *span, att_state *state) { att_stream(64, 7, 8, span, state); }
+static void att_stream_128(const polar_span *span, att_state *state) { att_stream(128, 3, 4, span, state); }
 
 void polar_attention_int8_avx512(const polar_span *span) {
   att_state state;
