@@ -16,7 +16,8 @@ enum {
   POLAR_SPAN_ROWS = 64,    // most query rows of one span
   POLAR_SPAN_ELEMENTS = 64 * 256,  // most rows * head_dim of one span
   POLAR_TILE_ELEMENTS = 2 * POLAR_TILE_TOKENS * 512,  // K and V of one softmax step
-  POLAR_GROUP = 32,        // inputs that share a scale, in weights of 8 and 4 bits and in their activations
+  POLAR_GROUP = 32,        // inputs that share a scale in weights of 8 and 4 bits
+  POLAR_SUPERBLOCK = 4,    // groups of their activations that share a scale, but for powers of two
   POLAR_LINEAR_SCRATCH = 1088 * 1024,  // bytes of prepared activations per thread
 };
 
@@ -95,23 +96,37 @@ typedef struct {
 
 typedef void (*polar_row_kernel)(const polar_row_args *args, int64_t low, int64_t high);
 
-// A tile of a linear layer on weights of 8 or 4 bits: R rows x 32 outputs over some groups of inputs. Chains start at `start`
-// and end in `c`.
+// A tile of a linear layer on weights of 8 or 4 bits: R rows x 32 outputs over some groups of inputs, whole super-blocks but for
+// the last one of a row. Chains start at zero or go on in `c`.
 typedef struct {
   const uint8_t *blocks;  // the panel's groups, one after the other
-  const uint8_t *x;       // the rows' groups, one after the other: see polar_row_group_bytes
-  const float *start;     // rows start_stride apart
+  const uint8_t *x;       // the rows' super-blocks, one after the other: see polar_rows_bytes
+  const float *bias;      // [32] where the chains end, else NULL
   float *c;               // rows c_stride apart
-  int64_t start_stride, c_stride, groups;
-  const char *prefetch;   // `lines` cache lines are fetched from here on in every group
-  int64_t lines;
-  int many;               // 1 when there are so many rows that theirs are fetched as well
+  int64_t c_stride, groups;
+  int first;              // 1 where the chains start
+  const char *prefetch;   // as many bytes as a group has are fetched from here on in every group; `lines` cache lines where
+  int64_t lines;          // several tiles share the weights
 } polar_int_operands;
 
-// Rows of activations that a tile takes together are quantised side by side. A group of R rows is codes int8 [R][32], scales f32
-// [R], and for each row how its zero point enters the sum: -(zero point of the weights' codes) * sum of the codes as an i32,
-// or scale * sum of the codes as an f32 for weights with minimums.
+// Rows of activations that a tile takes together are quantised side by side. A super-block has a scale s for each row, a group a
+// power of two p >= 2^-24: a value is code * p * s. Chains are in units of s, and enter the next super-block with its scale.
+//
+// A super-block of R rows is f32 [R], the last super-block's s over this one's, and then its groups. Behind the last one follows
+// f32 [R], its s. A group is codes int8 [R][32], f32 [R] 1.5 * 2^23 * p, and 4 bytes for each row: the bits of that number plus
+// -(zero point of the weights' codes) * sum of the codes as an i32, so that adding products of codes to it gives the bits of
+// (1.5 * 2^23 + sum) * p; or p * sum of the codes as an f32 for weights with minimums.
 static inline int64_t polar_row_group_bytes(int64_t rows) { return rows * (POLAR_GROUP + 8); }
+
+// Bytes of the first `groups` groups of R rows, a whole number of super-blocks.
+static inline int64_t polar_row_superblocks_bytes(int64_t rows, int64_t groups) {
+  return groups * polar_row_group_bytes(rows) + groups / POLAR_SUPERBLOCK * 4 * rows;
+}
+
+// Bytes of R rows of `groups` groups in all.
+static inline int64_t polar_rows_bytes(int64_t rows, int64_t groups) {
+  return groups * polar_row_group_bytes(rows) + ((groups + POLAR_SUPERBLOCK - 1) / POLAR_SUPERBLOCK + 1) * 4 * rows;
+}
 
 typedef void (*polar_tile)(const polar_int_operands *t);
 
@@ -119,11 +134,13 @@ typedef struct {
   int most;   // most rows of a tile
   int rows;   // rows of a tile where there are more than `most`
   int whole;  // 1 when a tile passes over its weights once
-  // Row `row` of the `rows` of a tile; the tile's groups begin at `out`.
-  void (*quantize)(const float *x, int64_t inputs, int format, uint8_t *out, int64_t rows, int64_t row);
+  // Inputs [low, high) of row `row` of the `rows` of a tile that begins at `out`; low is a multiple of 16 groups.
+  void (*quantize)(
+    const float *x, int64_t low, int64_t high, int64_t inputs, int format, uint8_t *out, int64_t rows, int64_t row);
   // As `fma` below, of the products that tiles add up.
   double (*peak)(int64_t steps, float *sink);
-  polar_tile tiles[3][8];  // by format from POLAR_WEIGHT_INT8 on, by rows - 1
+  // By format from POLAR_WEIGHT_INT8 on, whether several share the weights, and rows - 1.
+  polar_tile tiles[3][2][8];
 } polar_int_kernels;
 
 // Rows [row_low, row_high) of a part of a selective MLP. Up: entries [low, high) of the list, of which there are `entries`.

@@ -19,7 +19,7 @@ static int64_t odd_lines(int64_t bytes) { return ((bytes + 63) / 64 | 1) * 64; }
 static int64_t scratch_row_bytes(const polar_kernels *kernels, const polar_linear_args *args) {
   const int64_t inputs = args->weight.inputs;
   if (args->weight.format == POLAR_WEIGHT_BF16) return kernels->prepare ? odd_lines(2 * inputs) : 0;
-  return polar_groups(inputs) * polar_row_group_bytes(1);
+  return polar_rows_bytes(1, polar_groups(inputs));
 }
 
 // Rows that share tiles: the `index`th of `sets` sets of about the same size begins here.
@@ -35,12 +35,13 @@ static void linear_int(
   int64_t panel_low, int64_t panel_high, const uint8_t *scratch, const char *next
 ) {
   const int format = args->weight.format;
-  const polar_tile *tiles = kernels->tiles[format - POLAR_WEIGHT_INT8];
   const int64_t rows = row_high - row_low, bytes = polar_group_bytes(format), groups = polar_groups(args->weight.inputs);
   const int64_t sets = sets_of(kernels, rows);
+  const polar_tile *tiles = kernels->tiles[format - POLAR_WEIGHT_INT8][sets > 1];
   // One set of rows passes over the whole panel, fetching some 4 KiB ahead; several share blocks of it that stay in L1, each
   // fetching a part of the next.
-  const int64_t most = 36864 / bytes, lead = (4096 + bytes - 1) / bytes;
+  const int64_t super = POLAR_SUPERBLOCK, superblocks = (groups + super - 1) / super, most = 36864 / bytes / super;
+  const int64_t lead = (4096 / bytes + super - 1) / super * super;
   const int whole = sets == 1 && kernels->whole;
   float edge[POLAR_ROW_BLOCK * POLAR_PANEL];
   for (int64_t panel = panel_low; panel < panel_high; panel++) {
@@ -56,28 +57,28 @@ static void linear_int(
       for (int64_t j = 0; j < valid; j++) bias[j] = args->bias[first + j];
     // Weights that follow this panel. Where they lie elsewhere, a whole pass ends with a short block that fetches them.
     const char *end = (const char *)w + groups * bytes, *behind = panel + 1 < panel_high ? end : next;
-    const int64_t last = behind != end && groups > lead ? lead : 0;
-    const int64_t blocks = !whole ? (groups + most - 1) / most : last > 0 ? 2 : 1;
+    const int64_t split = behind != end && groups > lead ? (groups - lead) / super * super : 0;
+    const int64_t blocks = !whole ? (superblocks + most - 1) / most : split > 0 ? 2 : 1;
     for (int64_t b = 0; b < blocks; b++) {
-      const int64_t group = whole ? b * (groups - last) : groups * b / blocks;
-      const int64_t count = (!whole ? groups * (b + 1) / blocks : b == 0 ? groups - last : groups) - group;
+      const int64_t group = whole ? b * split : superblocks * b / blocks * super;
+      const int64_t until = whole ? split : superblocks * (b + 1) / blocks * super;
+      const int64_t count = (b + 1 < blocks ? until : groups) - group;
       const int64_t lines = ((bytes + 63) / 64 + sets - 1) / sets;
       const uint8_t *block = w + group * bytes;
-      const char *prefetch = (const char *)(block + (whole ? lead : count) * bytes);
+      const char *prefetch = (const char *)(block + (!whole ? count : split > 0 ? groups - split : lead) * bytes);
       if (b + 1 == blocks && behind != end) prefetch = behind;
       for (int64_t set = 0; set < sets; set++) {
         const int64_t row = set_begin(rows, sets, set), size = set_begin(rows, sets, set + 1) - row;
         const polar_int_operands t = {
           .blocks = block,
-          .x = scratch + row * groups * polar_row_group_bytes(1) + group * polar_row_group_bytes(size),
-          .start = b == 0 ? bias : c + row * cs,
+          .x = scratch + polar_rows_bytes(row, groups) + polar_row_superblocks_bytes(size, group),
+          .bias = b + 1 == blocks ? bias : NULL,
           .c = c + row * cs,
-          .start_stride = b == 0 ? 0 : cs,
           .c_stride = cs,
           .groups = count,
+          .first = b == 0,
           .prefetch = prefetch,
           .lines = lines,
-          .many = sets > 1,
         };
         tiles[size - 1](&t);
         prefetch += lines * 64 * count;
@@ -120,9 +121,9 @@ static void prepare(
     job->kernels->prepare((uint16_t *)scratch + low, x, count);
     return;
   }
-  scratch += low / POLAR_GROUP * polar_row_group_bytes(size);
   for (int64_t r = 0; r < size; r++)
-    job->kernels->ints->quantize(x + r * args->x_stride, count, args->weight.format, scratch, size, r);
+    job->kernels->ints->quantize(
+      x + r * args->x_stride - low, low, low + count, args->weight.inputs, args->weight.format, scratch, size, r);
 }
 
 // The prepared activations of a row block. `own` is the block that the thread has prepared for itself.

@@ -1,7 +1,9 @@
 // Internal, included once per instruction set after vec.h: linear layers on weights of 8 and 4 bits.
 // The including file defines INT_ROWS, the most rows of a tile, and FN(dot4). Activations are quantised to 8 bits in
-// groups of 32 inputs. The sum of a group's products is an exact integer; the groups' sums become one f32 chain per
-// output, group by group, in every tile shape.
+// groups of 32 inputs; groups of a super-block share a scale, but for powers of two. The sum of a group's products is an exact
+// integer; the groups' sums become one f32 chain per output, group by group, in every tile shape. The bits of an integer are
+// those of the float 1.5 * 2^23 + integer, times the power of two, but for a constant: so only the multiplication with the
+// weights' scales goes to the ports that the products fill, and one per super-block.
 
 typedef int8_t FN(vb) __attribute__((vector_size(VW)));
 typedef FN(vb) FN(vb_any) __attribute__((aligned(1), may_alias));
@@ -90,158 +92,231 @@ POLAR_ALWAYS_INLINE vi FN(quantize_group)(const float *x, float inverse, uint8_t
   return total;
 }
 
-// `some` groups, at most as many as a vector has lanes, side by side: hence one division for all of them.
+// The magnitudes of super-blocks, of those of their groups. None is 0, so that scales have quotients.
+POLAR_ALWAYS_INLINE vi FN(superblock_magnitudes)(vi v) {
+#pragma clang loop unroll(full)
+  for (int half = 1; half < POLAR_SUPERBLOCK; half *= 2) {
+    const vi other = half == 1 ? __builtin_shufflevector(v, v, LANES(1)) : __builtin_shufflevector(v, v, LANES(2));
+    v = ((v > other) & v) | (~(v > other) & other);
+  }
+  const vi least = (vi)FN(splat)(0x1p-57f);
+  return ((v > least) & v) | (~(v > least) & least);
+}
+
+// `some` groups, at most as many as a vector has lanes, side by side: hence one division for all of them. `previous` is the
+// scale of the super-block before them, and becomes that of the last one.
 POLAR_ALWAYS_INLINE void FN(quantize_groups)(
-  const float *x, const int some, int format, uint8_t *group, int64_t rows, int64_t row
+  const float *x, const int some, int format, uint8_t *out, int64_t rows, int64_t row, float *previous
 ) {
   const int64_t bytes = polar_row_group_bytes(rows);
   vi v[VW];
   for (int i = 0; i < VW; i++) v[i] = i < some ? FN(magnitudes)(x + i * POLAR_GROUP) : (vi){0};
-  const vf largest = (vf)FN(across)(v, 1);
-  const vi counts = ~(vi)(largest < 1e-30f);
-  const vf scale = (vf)((vi)(largest / 127.0f) & counts), inverse = (vf)((vi)(127.0f / largest) & counts);
-  uint8_t *codes = group + row * POLAR_GROUP;
-  for (int i = 0; i < some; i++) v[i] = FN(quantize_group)(x + i * POLAR_GROUP, inverse[i], codes + i * bytes);
+  const vi largest = FN(across)(v, 1), top = FN(superblock_magnitudes)(largest);
+  const vf scale = (vf)top / 127.0f, inverse = 127.0f / (vf)top;
+  // Bits grow as floats do: the difference of two, shifted, is how often the smaller one can be doubled.
+  const vi doublings = (top - largest) >> 23, most = 24 - (vi){0};
+  const vi raise = (((doublings < most) & doublings) | (~(doublings < most) & most)) << 23;
+  const vi base = 0x4b400000 - raise;
+  float scales[VW], inverses[VW], multipliers[VW];
+  int32_t bases[VW], terms[VW];
+  FN(store)(scales, scale);
+  FN(store)(inverses, inverse);
+  FN(store)(multipliers, inverse * (vf)(raise + 0x3f800000));
+  for (int i = 0; i < VW; i++) v[i] = (vi){0};
+  uint8_t *group = out + 4 * rows + row * POLAR_GROUP;
+  for (int i = 0; i < some; i++, group += bytes) {
+    if (i > 0 && i % POLAR_SUPERBLOCK == 0) group += 4 * rows;
+    v[i] = FN(quantize_group)(x + i * POLAR_GROUP, multipliers[i], group);
+  }
   const vi sum = FN(across)(v, 0) - (vi)(POLAR_GROUP * 0x4b400000u - (vu){0});
   const vi zero = (format == POLAR_WEIGHT_INT8 ? -128 : -8) - (vi){0};
-  const vi term = format == POLAR_WEIGHT_INT4_AFFINE ? (vi)(scale * __builtin_convertvector(sum, vf)) : sum * zero;
-  group += rows * POLAR_GROUP + 4 * row;
+  const vf power = (vf)(0x3f800000 - raise);
+  const vi term = format == POLAR_WEIGHT_INT4_AFFINE ? (vi)(power * __builtin_convertvector(sum, vf)) : base + sum * zero;
+  FN(store)((float *)bases, (vf)base);
+  FN(store)((float *)terms, (vf)term);
+  group = out + 4 * row;
   for (int i = 0; i < some; i++, group += bytes) {
-    const float s = scale[i];
-    const int32_t t = term[i];
-    __builtin_memcpy(group, &s, 4);
-    __builtin_memcpy(group + 4 * rows, &t, 4);
+    if (i % POLAR_SUPERBLOCK == 0) {
+      const float quotient = *previous * inverses[i];
+      __builtin_memcpy(group, &quotient, 4);
+      *previous = scales[i];
+      group += 4 * rows;
+    }
+    __builtin_memcpy(group + rows * POLAR_GROUP, bases + i, 4);
+    __builtin_memcpy(group + rows * (POLAR_GROUP + 4), terms + i, 4);
   }
 }
 
-// A row; see polar_int_kernels.
-static void FN(quantize)(const float *x, int64_t inputs, int format, uint8_t *out, int64_t rows, int64_t row) {
-  const int64_t bytes = polar_row_group_bytes(rows);
-  for (; inputs >= VW * POLAR_GROUP; inputs -= VW * POLAR_GROUP, x += VW * POLAR_GROUP, out += VW * bytes)
-    FN(quantize_groups)(x, VW, format, out, rows, row);
-  for (; inputs > 0; inputs -= POLAR_GROUP, x += POLAR_GROUP, out += bytes) {
-    float padded[POLAR_GROUP] = {0};
-    __builtin_memcpy(padded, x, (size_t)(inputs < POLAR_GROUP ? inputs : POLAR_GROUP) * sizeof(float));
-    FN(quantize_groups)(padded, 1, format, out, rows, row);
-  }
-}
-
-// R rows x 2 VW outputs from output `first` of the panel on. The integers of up to 6 rows leave the registers room for the
-// chains; those of more rows take turns in `held` [R][2 VW].
-POLAR_ALWAYS_INLINE void FN(int_tile)(
-  const int R, const int format, const int first, const int fetches, const polar_int_operands *t
+// A part of a row; see polar_int_kernels.
+static void FN(quantize)(
+  const float *x, int64_t low, int64_t high, int64_t inputs, int format, uint8_t *out, int64_t rows, int64_t row
 ) {
-  const int affine = format == POLAR_WEIGHT_INT4_AFFINE, narrow = format != POLAR_WEIGHT_INT8, holds = R > 6;
+  const int64_t step = VW * POLAR_GROUP, width = POLAR_SUPERBLOCK * POLAR_GROUP;
+  float previous = 1;
+  if (low > 0) {
+    vi top = {0};
+    for (int64_t k = low - width; k < low; k += POLAR_GROUP) {
+      const vi other = FN(magnitudes)(x + k);
+      top = ((top > other) & top) | (~(top > other) & other);
+    }
+    vi v[VW];
+    for (int i = 0; i < VW; i++) v[i] = top;
+    previous = ((vf)FN(superblock_magnitudes)(FN(across)(v, 1)) / 127.0f)[0];
+  }
+  out += polar_row_superblocks_bytes(rows, low / POLAR_GROUP);
+  int64_t k = low;
+  for (; k + step <= high; k += step, out += polar_row_superblocks_bytes(rows, VW))
+    FN(quantize_groups)(x + k, VW, format, out, rows, row, &previous);
+  for (; k < high; k += width) {
+    float padded[POLAR_SUPERBLOCK * POLAR_GROUP] = {0};
+    const int64_t count = high - k < width ? high - k : width;
+    __builtin_memcpy(padded, x + k, (size_t)count * sizeof(float));
+    const int groups = (int)((count + POLAR_GROUP - 1) / POLAR_GROUP);
+    FN(quantize_groups)(padded, groups, format, out, rows, row, &previous);
+    out += groups * polar_row_group_bytes(rows) + 4 * rows;
+  }
+  if (high == inputs) __builtin_memcpy(out + 4 * row, &previous, 4);
+}
+
+// R rows x 2 VW outputs from output `first` of the panel on. The chains and the integers of more than 6 rows do not fit into
+// registers: such rows take turns within a group. Only one of the tiles over a stretch of weights `fetches` what comes next: as much
+// as a group in every group, evenly over its steps; or, where several sets of rows are `sharing` the weights, a part of it and the
+// activations that come next.
+POLAR_ALWAYS_INLINE void FN(int_tile)(
+  const int R, const int format, const int sharing, const int first, const int fetches, const polar_int_operands *t
+) {
+  const int affine = format == POLAR_WEIGHT_INT4_AFFINE, narrow = format != POLAR_WEIGHT_INT8, turns = R > 6 ? 2 : 1;
   const int head = affine ? 4 * POLAR_PANEL : 2 * POLAR_PANEL, steps = narrow ? 4 : 8;
   const int bytes = head + steps * 4 * POLAR_PANEL;
   const uint8_t *block = t->blocks;
   const uint8_t *x = t->x;
   const char *prefetch = t->prefetch;
-  float memory[holds ? 2 * INT_ROWS * VW : 1] __attribute__((aligned(64))), *held = memory;
-  __asm__("" : "+r"(held));  // hidden from the compiler, which would make registers of it and run out of them
   vf acc[2 * INT_ROWS];
 #pragma clang loop unroll(full)
-  for (int i = 0; i < 2 * R; i++) {
-    acc[i] = FN(load)(t->start + i / 2 * t->start_stride + first + i % 2 * VW);
-    if (holds) FN(store)(held + i * VW, acc[i]);
-  }
-  for (int64_t g = 0; g < t->groups; g++) {
-    if (fetches) {
+  for (int i = 0; i < 2 * R; i++)
+    acc[i] = t->first ? (vf){0} : FN(load)(t->c + i / 2 * t->c_stride + first + i % 2 * VW);
+  int64_t left = 0;  // groups of the super-block
+  for (int64_t g = 0; g < t->groups; g++, left--) {
+    if (left == 0) {
+      // In units of this super-block's scale.
+#pragma clang loop unroll(full)
+      for (int i = 0; i < 2 * R; i++) acc[i] = acc[i] * (vf)FN(splat_word)(x + 4 * (i / 2));
+      x += 4 * R;
+      left = POLAR_SUPERBLOCK;
+    }
+    if (fetches && sharing) {
       for (int64_t line = 0; line < t->lines; line++) __builtin_prefetch(prefetch + 64 * line, 0, 3);
       prefetch += 64 * t->lines;
-      if (t->many) {
 #pragma clang loop unroll(full)
-        for (int line = 0; line < (int)(polar_row_group_bytes(R) + 63) / 64; line++)
-          __builtin_prefetch(x + 8 * polar_row_group_bytes(R) + 64 * line, 0, 3);
-      }
+      for (int line = 0; line < (int)(polar_row_group_bytes(R) + 63) / 64; line++)
+        __builtin_prefetch(x + 8 * polar_row_group_bytes(R) + 64 * line, 0, 3);
     }
-    vi sum[2 * INT_ROWS];
 #pragma clang loop unroll(full)
-    for (int r = 0; r < R; r++)
-      sum[2 * r] = sum[2 * r + 1] =
-        affine ? (vi){0} : (vi)FN(splat_word)(x + R * (POLAR_GROUP + 4) + 4 * r);
+    for (int turn = 0; turn < turns; turn++) {
+      const int low = R * turn / turns, high = R * (turn + 1) / turns;
+      // The compiler would keep weights for the next turn in registers, and run out of them.
+      if (turns > 1) __asm__("" : "+r"(block));
+      vi sum[2 * INT_ROWS];
 #pragma clang loop unroll(full)
-    for (int s = 0; s < steps; s++) {
-      const uint8_t *w = block + head + s * 4 * POLAR_PANEL + 4 * first;
-      const vu w0 = FN(load_codes)(w), w1 = FN(load_codes)(w + 4 * VW);
-      if (narrow) {
-        const vu low0 = w0 & 0x0f0f0f0f, low1 = w1 & 0x0f0f0f0f;
-        const vu high0 = w0 >> 4 & 0x0f0f0f0f, high1 = w1 >> 4 & 0x0f0f0f0f;
+      for (int r = low; r < high; r++)
+        sum[2 * r] = sum[2 * r + 1] = (vi)FN(splat_word)(x + R * (POLAR_GROUP + (affine ? 0 : 4)) + 4 * r);
 #pragma clang loop unroll(full)
-        for (int r = 0; r < R; r++) {
-          const vu four = FN(splat_word)(x + r * POLAR_GROUP + 4 * s);
-          sum[2 * r] = FN(dot4)(sum[2 * r], low0, four);
-          sum[2 * r + 1] = FN(dot4)(sum[2 * r + 1], low1, four);
+      for (int s = 0; s < steps; s++) {
+        const uint8_t *w = block + head + s * 4 * POLAR_PANEL + 4 * first;
+        const vu w0 = FN(load_codes)(w), w1 = FN(load_codes)(w + 4 * VW);
+        if (fetches && !sharing && turn == 0) {
+#pragma clang loop unroll(full)
+          for (int line = s * (bytes / 64) / steps; line < (s + 1) * (bytes / 64) / steps; line++)
+            __builtin_prefetch(prefetch + 64 * line, 0, 3);
         }
+        if (narrow) {
+          const vu low0 = w0 & 0x0f0f0f0f, low1 = w1 & 0x0f0f0f0f;
+          const vu high0 = w0 >> 4 & 0x0f0f0f0f, high1 = w1 >> 4 & 0x0f0f0f0f;
 #pragma clang loop unroll(full)
-        for (int r = 0; r < R; r++) {
-          const vu four = FN(splat_word)(x + r * POLAR_GROUP + POLAR_GROUP / 2 + 4 * s);
-          sum[2 * r] = FN(dot4)(sum[2 * r], high0, four);
-          sum[2 * r + 1] = FN(dot4)(sum[2 * r + 1], high1, four);
-        }
-      } else {
+          for (int r = low; r < high; r++) {
+            const vu four = FN(splat_word)(x + r * POLAR_GROUP + 4 * s);
+            sum[2 * r] = FN(dot4)(sum[2 * r], low0, four);
+            sum[2 * r + 1] = FN(dot4)(sum[2 * r + 1], low1, four);
+          }
 #pragma clang loop unroll(full)
-        for (int r = 0; r < R; r++) {
-          const vu four = FN(splat_word)(x + r * POLAR_GROUP + 4 * s);
-          sum[2 * r] = FN(dot4)(sum[2 * r], w0, four);
-          sum[2 * r + 1] = FN(dot4)(sum[2 * r + 1], w1, four);
+          for (int r = low; r < high; r++) {
+            const vu four = FN(splat_word)(x + r * POLAR_GROUP + POLAR_GROUP / 2 + 4 * s);
+            sum[2 * r] = FN(dot4)(sum[2 * r], high0, four);
+            sum[2 * r + 1] = FN(dot4)(sum[2 * r + 1], high1, four);
+          }
+        } else {
+#pragma clang loop unroll(full)
+          for (int r = low; r < high; r++) {
+            const vu four = FN(splat_word)(x + r * POLAR_GROUP + 4 * s);
+            sum[2 * r] = FN(dot4)(sum[2 * r], w0, four);
+            sum[2 * r + 1] = FN(dot4)(sum[2 * r + 1], w1, four);
+          }
         }
       }
-    }
-    const vf scale0 = FN(load_halves)(block + 2 * first), scale1 = FN(load_halves)(block + 2 * first + 2 * VW);
-    const uint8_t *minimums = block + 2 * POLAR_PANEL + 2 * first;
-    vf minimum0, minimum1;
-    if (affine) minimum0 = FN(load_halves)(minimums), minimum1 = FN(load_halves)(minimums + 2 * VW);
+      const vf scale0 = FN(load_halves)(block + 2 * first), scale1 = FN(load_halves)(block + 2 * first + 2 * VW);
+      const uint8_t *minimums = block + 2 * POLAR_PANEL + 2 * first;
+      vf minimum0, minimum1;
+      if (affine) minimum0 = FN(load_halves)(minimums), minimum1 = FN(load_halves)(minimums + 2 * VW);
 #pragma clang loop unroll(full)
-    for (int r = 0; r < R; r++) {
-      const vf scale = (vf)FN(splat_word)(x + R * POLAR_GROUP + 4 * r);
-      vf low = holds ? FN(load)(held + 2 * r * VW) : acc[2 * r];
-      vf high = holds ? FN(load)(held + (2 * r + 1) * VW) : acc[2 * r + 1];
-      low = low + __builtin_convertvector(sum[2 * r], vf) * (scale0 * scale);
-      high = high + __builtin_convertvector(sum[2 * r + 1], vf) * (scale1 * scale);
-      if (affine) {
-        const vf codes = (vf)FN(splat_word)(x + R * (POLAR_GROUP + 4) + 4 * r);
-        low = low + minimum0 * codes;
-        high = high + minimum1 * codes;
-      }
-      if (holds) {
-        FN(store)(held + 2 * r * VW, low);
-        FN(store)(held + (2 * r + 1) * VW, high);
-      } else {
-        acc[2 * r] = low;
-        acc[2 * r + 1] = high;
+      for (int r = low; r < high; r++) {
+        const vf base = (vf)FN(splat_word)(x + R * POLAR_GROUP + 4 * r);
+        const vf sum0 = (vf)sum[2 * r] - base, sum1 = (vf)sum[2 * r + 1] - base;
+        acc[2 * r] = acc[2 * r] + sum0 * scale0;
+        acc[2 * r + 1] = acc[2 * r + 1] + sum1 * scale1;
+        if (affine) {
+          const vf codes = (vf)FN(splat_word)(x + R * (POLAR_GROUP + 4) + 4 * r);
+          acc[2 * r] = acc[2 * r] + minimum0 * codes;
+          acc[2 * r + 1] = acc[2 * r + 1] + minimum1 * codes;
+        }
       }
     }
     block += bytes;
     x += polar_row_group_bytes(R);
+    if (fetches && !sharing) prefetch += bytes;
   }
 #pragma clang loop unroll(full)
-  for (int i = 0; i < 2 * R; i++)
-    FN(store)(t->c + i / 2 * t->c_stride + first + i % 2 * VW, holds ? FN(load)(held + i * VW) : acc[i]);
+  for (int i = 0; i < 2 * R; i++) {
+    vf result = acc[i];
+    if (t->bias) result = FN(load)(t->bias + first + i % 2 * VW) + result * (vf)FN(splat_word)(x + 4 * (i / 2));
+    FN(store)(t->c + i / 2 * t->c_stride + first + i % 2 * VW, result);
+  }
 }
 
 // A tile is as wide as the panel; narrow vectors take it in parts.
-#define INT_TILE(R, format)                                                                         \
-  static void FN(int_tile_##format##_##R)(const polar_int_operands *t) {                            \
-    _Pragma("clang loop unroll(disable)") for (int first = 0; first < POLAR_PANEL; first += 2 * VW) \
-      FN(int_tile)(R, format, first, first == 0, t);                                                \
+#define INT_TILE(R, format, sharing)                                                                       \
+  static void FN(int_tile_##format##_##sharing##_##R)(const polar_int_operands *t) {                       \
+    FN(int_tile)(R, format, sharing, 0, 1, t);                                                             \
+    _Pragma("clang loop unroll(disable)") for (int first = 2 * VW; first < POLAR_PANEL; first += 2 * VW) \
+      FN(int_tile)(R, format, sharing, first, 0, t);                                                       \
   }
-#define INT_TILES(R) \
-  INT_TILE(R, POLAR_WEIGHT_INT8) INT_TILE(R, POLAR_WEIGHT_INT4) INT_TILE(R, POLAR_WEIGHT_INT4_AFFINE)
-INT_TILES(1)
-INT_TILES(2)
+#define INT_TILES(R, sharing)                 \
+  INT_TILE(R, POLAR_WEIGHT_INT8, sharing)     \
+  INT_TILE(R, POLAR_WEIGHT_INT4, sharing)     \
+  INT_TILE(R, POLAR_WEIGHT_INT4_AFFINE, sharing)
+#define INT_NAME(R, format, sharing) FN(int_tile_##format##_##sharing##_##R)
+INT_TILES(1, 0)
+INT_TILES(2, 0)
+INT_TILES(1, 1)
+INT_TILES(2, 1)
 #if INT_ROWS == 8
-INT_TILES(3)
-INT_TILES(4)
-INT_TILES(5)
-INT_TILES(6)
-INT_TILES(7)
-INT_TILES(8)
-#define INT_TABLE(format)                                                                                       \
-  {FN(int_tile_##format##_1),  FN(int_tile_##format##_2),  FN(int_tile_##format##_3), FN(int_tile_##format##_4), \
-   FN(int_tile_##format##_5), FN(int_tile_##format##_6), FN(int_tile_##format##_7), FN(int_tile_##format##_8)}
+INT_TILES(3, 0)
+INT_TILES(4, 0)
+INT_TILES(5, 0)
+INT_TILES(6, 0)
+INT_TILES(7, 0)
+INT_TILES(8, 0)
+INT_TILES(3, 1)
+INT_TILES(4, 1)
+INT_TILES(5, 1)
+INT_TILES(6, 1)
+#define INT_SMALL(format, sharing)                                                                             \
+  INT_NAME(1, format, sharing), INT_NAME(2, format, sharing), INT_NAME(3, format, sharing),                      \
+  INT_NAME(4, format, sharing), INT_NAME(5, format, sharing), INT_NAME(6, format, sharing)
+#define INT_TABLE(format) \
+  {{INT_SMALL(format, 0), INT_NAME(7, format, 0), INT_NAME(8, format, 0)}, {INT_SMALL(format, 1)}}
 #else
-#define INT_TABLE(format) {FN(int_tile_##format##_1), FN(int_tile_##format##_2)}
+#define INT_TABLE(format) \
+  {{INT_NAME(1, format, 0), INT_NAME(2, format, 0)}, {INT_NAME(1, format, 1), INT_NAME(2, format, 1)}}
 #endif
 
 // The products of bytes that tiles add up, with few loads: twelve chains on the same four bytes.

@@ -1,8 +1,9 @@
 /// How a packed weight holds its values.
 ///
 /// All but bf16 and f16 are in groups of ``groupSize`` inputs of one output, as ggml's block formats named here. Backends
-/// multiply them with activations that they quantise on the way: each row's groups of 32 inputs to 8 bits,
-/// `code = round(x * (127 / max |x|))`, ties to even (a group whose largest magnitude is below 1e-30 counts as zero).
+/// multiply them with activations that they quantise on the way, each row by itself, to 8 bits. ``superblockSize`` inputs share a
+/// scale `s = max(max |x|, 2^-57) / 127`, which is halved for a group of 32 as often as its own values allow, up to 24 times:
+/// `code = round(x / (s * 2^-k))`, ties to even, with the largest k for which no code exceeds 127.
 @frozen public enum WeightFormat: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   /// bfloat16.
   case bf16
@@ -17,6 +18,9 @@
 
   /// Inputs that share a scale.
   public static let groupSize = 32
+
+  /// Inputs whose activations share a scale, but for powers of two.
+  public static let superblockSize = 128
 
   /// Bytes of one group in ggml's block of this format; nil for bf16 and f16, which have none.
   ///

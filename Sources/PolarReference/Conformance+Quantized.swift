@@ -64,6 +64,15 @@ extension ConformanceRun {
         let bias = bias ? try pool.tensor(generator.matrix(1, outputs)) : nil
         var host = generator.matrix(rows, inputs, bf16: false)
         if rows > 4 { host.setRow(3, to: 0) }
+        // In every other row groups of very different size, some groups of zeros, and a super-block of them.
+        let superblock = WeightFormat.superblockSize
+        for row in stride(from: 0, to: rows, by: 2) {
+          for column in 0..<inputs {
+            let step = column / WeightFormat.groupSize % 7
+            let isZero = step == 5 || column / superblock == 1
+            host[row, column] *= isZero ? 0 : Float(sign: .plus, exponent: -2 * step, significand: 1)
+          }
+        }
         let x = try pool.tensor(host.rows(part), gap: index % 3)
         let out = try pool.output(rows: part.count, columns: outputs, gap: index % 4)
         pool.backend.linear(out, x, weight: weight, bias: bias)

@@ -57,13 +57,22 @@ extension PackedMatrix {
 enum Quantizer {
   /// A row of activations as the product with quantised weights sees it.
   static func roundActivations(_ row: inout [Float]) {
-    for start in stride(from: 0, to: row.count, by: WeightFormat.groupSize) {
-      let group = start..<min(row.count, start + WeightFormat.groupSize)
-      let largest = row[group].reduce(0) { max($0, $1.magnitude) }
-      for index in group {
-        row[index] =
-          largest < 1e-30
-          ? 0 : (row[index] * (127 / largest)).rounded(.toNearestOrEven) * (largest / 127)
+    func parts(of range: Range<Int>, size: Int) -> [Range<Int>] {
+      stride(from: range.lowerBound, to: range.upperBound, by: size).map {
+        $0..<min(range.upperBound, $0 + size)
+      }
+    }
+    func largest(_ part: Range<Int>) -> Float { row[part].reduce(0) { max($0, $1.magnitude) } }
+    for superblock in parts(of: row.indices, size: WeightFormat.superblockSize) {
+      let top = max(largest(superblock), 0x1p-57)
+      for group in parts(of: superblock, size: WeightFormat.groupSize) {
+        let own = largest(group)
+        var power: Float = 1
+        while power > 0x1p-24, own <= top * power / 2 { power /= 2 }
+        for index in group {
+          let code = (row[index] * (127 / top / power)).rounded(.toNearestOrEven)
+          row[index] = code * (top / 127 * power)
+        }
       }
     }
   }

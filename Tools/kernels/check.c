@@ -29,13 +29,18 @@ static void expect(int good, const char *what, double error) {
   }
 }
 
-// Activations as weights of 8 and 4 bits see them: rounded to 127 steps of the largest in each group of 32.
+// Activations as weights of 8 and 4 bits see them: 127 steps of the largest in each 128, halved as often as 32 of them allow.
 static void quantize(float *x, int n) {
-  for (int k = 0; k < n; k += 32) {
-    const int end = k + 32 < n ? k + 32 : n;
-    float top = 0;
-    for (int i = k; i < end; i++) top = fmaxf(top, fabsf(x[i]));
-    for (int i = k; i < end; i++) x[i] = top == 0 ? 0 : rintf(x[i] * (127 / top)) * (top / 127);
+  for (int begin = 0; begin < n; begin += 128) {
+    float top = 0x1p-57f;
+    for (int i = begin; i < begin + 128 && i < n; i++) top = fmaxf(top, fabsf(x[i]));
+    for (int k = begin; k < begin + 128 && k < n; k += 32) {
+      const int end = k + 32 < n ? k + 32 : n;
+      float largest = 0, power = 1;
+      for (int i = k; i < end; i++) largest = fmaxf(largest, fabsf(x[i]));
+      while (power > 0x1p-24f && largest <= top * (power / 2)) power /= 2;
+      for (int i = k; i < end; i++) x[i] = rintf(x[i] * (127 / top / power)) * (top / 127 * power);
+    }
   }
 }
 
@@ -67,7 +72,8 @@ static void check_linear(polar_context *one, polar_context *two, int format, dou
     float *w = floats((size_t)n * k), *x = floats((size_t)most * k), *bias = floats(n);
     float *all = floats((size_t)most * n), *y = floats((size_t)most * n + 64);
     for (int i = 0; i < n * k; i++) w[i] = bf16(uniform());
-    for (int i = 0; i < most * k; i++) x[i] = uniform();
+    // Inputs of very different size.
+    for (int i = 0; i < most * k; i++) x[i] = ldexpf(uniform(), i % k / 32 % 7 * (i / k % 3) * -5);
     for (int i = 0; i < n; i++) bias[i] = uniform();
     void *packed = polar_memory_allocate(polar_packed_bytes(n, k, format));
     const polar_weight weight = {packed, n, k, format};

@@ -66,7 +66,7 @@ int polar_cgroup_processors(const char *membership, const char *mount);
 // MARK: Weights
 
 // How a weight is stored. All but bf16 are in groups of 32 inputs, quantised as ggml's block formats of the same
-// content are, and are multiplied with activations that are quantised to 8 bits in groups of 32 as well.
+// content are, and are multiplied with activations that are quantised to 8 bits: see WeightFormat in PolarCore.
 enum {
   POLAR_WEIGHT_BF16 = 0,
   POLAR_WEIGHT_INT8 = 1,         // Q8_0: f16 scale, codes -128...127
