@@ -36,6 +36,9 @@ public enum KVBudget {
       system, controlGroupMemory(membership: "/proc/self/cgroup", mount: "/sys/fs/cgroup") ?? system)
   }
 
+  /// Bytes of swap that are free.
+  static func freeSwap() -> Int { (field("SwapFree:", of: "/proc/meminfo") ?? 0) * 1024 }
+
   /// Bytes that the control groups of a process leave it; nil when they set no limit.
   ///
   /// - Parameters:

@@ -58,6 +58,10 @@ public enum ModelLoader {
     let file = try ModelFile.open(url)
     let tokenizer = try tokenizer(of: file, at: url)
     try check(tokenizer, fits: file.config, path: url.path)
+    // A GPU refuses to allocate what it lacks; the system would end the process while it fills its memory.
+    if backend.availableMemory == nil, let available = KVBudget.availableMemory() {
+      try checkMemory(file, precision: precision, available: available + KVBudget.freeSwap())
+    }
     let model = try ModelRegistry.make(
       config: file.config, reader: try WeightReader(file, precision: precision),
       backend: backend, neuronSparse: neuronSparse)
@@ -140,6 +144,30 @@ public enum ModelLoader {
         path: path,
         reason: "the vocabulary of the model (\(config.vocabulary)) is smaller than an id of its "
           + "tokenizer (\(tokenizer.vocabularySize - 1))")
+    }
+  }
+
+  /// Refuses a model whose weights `available` bytes of this machine's memory and swap cannot hold.
+  static func checkMemory(
+    _ file: ModelFile, precision: WeightPrecision, available: Int
+  ) throws(PolarError) {
+    // The least that they can take: scales left aside, f32 rounded to 16 bits.
+    let bits: Int? =
+      switch precision {
+      case .stored: nil
+      case .bf16, .f16: 16
+      case .int8: 8
+      case .q4: 4
+      }
+    var least = 0
+    for tensor in file.tensors where !(file.config.tiedEmbeddings && tensor.name == "lm_head.weight") {
+      let values = tensor.shape.reduce(1, *)
+      least += bits.map { values * $0 / 8 } ?? min(tensor.byteCount, values * 2)
+    }
+    guard least <= available else {
+      throw .outOfMemory(
+        what: "the model (--weights int8 and q4 are smaller than bf16), with \(available) bytes free,",
+        bytes: least)
     }
   }
 

@@ -134,6 +134,20 @@ import Testing
 }
 
 @Suite struct CapacityTests {
+  @Test func weightsThatMemoryCannotHoldAreRefused() throws {
+    let file = try ModelFile.open(RealModelTests.fixtures.appendingPathComponent("llama-mha"))
+    let values = file.tensors.reduce(0) { $0 + $1.shape.reduce(1, *) }
+    // The fixture is stored in f32 or 16 bits and is held in 16.
+    for (precision, bytes) in [(WeightPrecision.stored, 2 * values), (.bf16, 2 * values), (.int8, values)] {
+      #expect(throws: Never.self) {
+        try ModelLoader.checkMemory(file, precision: precision, available: bytes)
+      }
+      #expect(throws: PolarError.self) {
+        try ModelLoader.checkMemory(file, precision: precision, available: bytes - 1)
+      }
+    }
+  }
+
   @Test func pagesFollowTheMemory() throws {
     let config = ModelConfig.tiny(vocabulary: 10, context: 64)
     let page = KVCache.bytesPerPage(config, dtype: .bf16)

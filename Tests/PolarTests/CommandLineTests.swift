@@ -199,6 +199,7 @@ import Testing
       expectRefusal(
         try polar("calibrate", Self.demo, "--text", Self.demo + "/prompts.txt", "--output", output), output)
     }
+    expectRefusal(try polar("bench", "linear", "--format", "f16"), "f16")
     expectRefusal(try polar("demo", "--svg", "/no/such/folder/d.svg"), "/no/such/folder")
     expectRefusal(try polar("generate", Self.demo, "-p", "x", "--heads", "paper"), "--profile")
     expectRefusal(try polar("perplexity", Self.demo, "--text", "missing.txt"), "missing.txt")

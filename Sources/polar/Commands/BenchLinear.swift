@@ -16,8 +16,8 @@ struct BenchLinearCommand: ParsableCommand {
   @Option(help: "Shapes of weights, outputs x inputs.")
   var shape = NumberList<LayerShape>(
     ["576x576", "3072x576", "576x1536", "2048x8192", "4096x4096"].compactMap(LayerShape.init))
-  @Option(help: "Formats of weights: bf16, int8, int4, int4Affine.")
-  var format = NumberList<FormatName>(WeightFormat.allCases.map(FormatName.init(format:)))
+  @Option(help: "Formats of weights.")
+  var format = NumberList<FormatName>([.bf16, .int8, .int4, .int4Affine].map(FormatName.init(format:)))
   @Option(help: "Rows of activations.")
   var batch = NumberList([1, 2, 4, 8, 16, 32, 64, 128])
   @Option(help: "Interleaved rounds.")
@@ -40,6 +40,9 @@ struct BenchLinearCommand: ParsableCommand {
 
   func run() throws {
     let backend = try Device.cpu(threads: threads).makeBackend()
+    for name in format.values where !backend.weightFormats.contains(name.format) {
+      throw PolarError.request(field: "format", reason: "\(backend.name) has no \(name) weights")
+    }
     print("# \(processorName()), \(backend.name)")
     let encoder = JSONEncoder()
     encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
