@@ -4,6 +4,8 @@
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
 #include <sys/sysctl.h>
+#elif defined(__x86_64__)
+#include <cpuid.h>
 #endif
 
 #if defined(__aarch64__)
@@ -20,6 +22,14 @@ static int supports_i8mm(void) {
 }
 #endif
 
+#if defined(__x86_64__)
+static int supports_avxvnni(void) {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && eax >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)
+    && (eax & 1u << 4) != 0;
+}
+#endif
+
 int polar_isa_supported(int isa) {
   if (isa == POLAR_ISA_GENERIC) return 1;
 #if defined(__x86_64__)
@@ -27,6 +37,7 @@ int polar_isa_supported(int isa) {
   const int avx2 =
     __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (isa == POLAR_ISA_AVX2) return avx2;
+  if (isa == POLAR_ISA_AVXVNNI) return avx2 && supports_avxvnni();
   if (isa == POLAR_ISA_AVX512)
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
       && __builtin_cpu_supports("avx512dq")
@@ -48,6 +59,7 @@ const char *polar_cpu_isa_name(int isa) {
   switch (isa) {
     case POLAR_ISA_NEON: return "neon";
     case POLAR_ISA_AVX512: return "avx512";
+    case POLAR_ISA_AVXVNNI: return "avxvnni";
     case POLAR_ISA_AVX2: return "avx2";
     default: return "generic";
   }
@@ -58,6 +70,7 @@ const polar_kernels *polar_cpu_table(int isa) {
     case POLAR_ISA_GENERIC: return &polar_kernels_generic;
 #if defined(__x86_64__)
     case POLAR_ISA_AVX2: return &polar_kernels_avx2;
+    case POLAR_ISA_AVXVNNI: return &polar_kernels_avxvnni;
     case POLAR_ISA_AVX512: return &polar_kernels_avx512;
 #elif defined(__aarch64__)
     case POLAR_ISA_NEON: return &polar_kernels_neon;

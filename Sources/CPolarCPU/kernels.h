@@ -177,14 +177,15 @@ struct polar_kernels {
   double (*fma)(int64_t steps, float *sink);
 };
 
-extern const polar_int_kernels polar_int_kernels_generic, polar_int_kernels_avx2, polar_int_kernels_avx512;
+extern const polar_int_kernels polar_int_kernels_generic, polar_int_kernels_avx2, polar_int_kernels_avxvnni,
+  polar_int_kernels_avx512;
 extern const polar_kernels polar_kernels_generic;
 #if defined(__aarch64__)
 extern const polar_int_kernels polar_int_kernels_neon;
 extern const polar_kernels polar_kernels_neon;
 #endif
 #if defined(__x86_64__)
-extern const polar_kernels polar_kernels_avx2;
+extern const polar_kernels polar_kernels_avx2, polar_kernels_avxvnni;
 extern const polar_kernels polar_kernels_avx512;
 void polar_attention_queries_avx512(const polar_queries *queries);
 void polar_attention_avx512(const polar_span *span);

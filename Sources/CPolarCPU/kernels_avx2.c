@@ -23,30 +23,34 @@
 #include "matmul_impl.h"
 #pragma clang attribute pop
 
-const polar_kernels polar_kernels_avx2 = {
-  .linear = linear_avx2,
-  .ints = &polar_int_kernels_avx2,
-  .queries = attention_queries_avx2,
-  .attention = attention_avx2,
-  .fold = fold_avx2,
-  .finish = finish_avx2,
-  .selective_up = selective_up_avx2,
-  .selective_down = selective_down_avx2,
-  .rms_norm = rms_norm_avx2,
-  .add_rms_norm = add_rms_norm_avx2,
-  .head_rms_norm = head_rms_norm_avx2,
-  .layer_norm = layer_norm_avx2,
-  .silu_mul = silu_mul_avx2,
-  .relu_mul = relu_mul_avx2,
-  .relu = relu_avx2,
-  .add = add_avx2,
-  .rotary = rotary_avx2,
-  .store_kv = store_kv_avx2,
-  .argmax = argmax_avx2,
-  .head_norms = head_norms_avx2,
-  .head_deviations = head_deviations_avx2,
-  .matmul = matmul_avx2,
-  .read = read_avx2,
-  .fma = fma_avx2,
-};
+#define TABLE(integers) { \
+  .linear = linear_avx2, \
+  .ints = &integers, \
+  .queries = attention_queries_avx2, \
+  .attention = attention_avx2, \
+  .fold = fold_avx2, \
+  .finish = finish_avx2, \
+  .selective_up = selective_up_avx2, \
+  .selective_down = selective_down_avx2, \
+  .rms_norm = rms_norm_avx2, \
+  .add_rms_norm = add_rms_norm_avx2, \
+  .head_rms_norm = head_rms_norm_avx2, \
+  .layer_norm = layer_norm_avx2, \
+  .silu_mul = silu_mul_avx2, \
+  .relu_mul = relu_mul_avx2, \
+  .relu = relu_avx2, \
+  .add = add_avx2, \
+  .rotary = rotary_avx2, \
+  .store_kv = store_kv_avx2, \
+  .argmax = argmax_avx2, \
+  .head_norms = head_norms_avx2, \
+  .head_deviations = head_deviations_avx2, \
+  .matmul = matmul_avx2, \
+  .read = read_avx2, \
+  .fma = fma_avx2, \
+}
+
+// Processors with AVX-VNNI differ in the layers on weights of 8 and 4 bits.
+const polar_kernels polar_kernels_avx2 = TABLE(polar_int_kernels_avx2);
+const polar_kernels polar_kernels_avxvnni = TABLE(polar_int_kernels_avxvnni);
 #endif

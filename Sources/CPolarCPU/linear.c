@@ -290,8 +290,8 @@ void polar_linear(polar_context *context, const polar_linear_args *args) {
   if (job.together > share) job.together = share > 1 ? share : 1;
   if (args->activation != POLAR_LINEAR_PLAIN && job.piece < job.together) job.piece = job.together;
   // Few activations are prepared by each thread sooner than fetched from another.
-  const int64_t threads = context->threads, few = 16384;
-  job.shared = threads > 1 && row_blocks <= threads && rows * args->weight.inputs >= few;
+  const int64_t threads = context->threads, few = 65536;
+  job.shared = threads > 1 && row_blocks <= threads && rows * args->weight.inputs > few;
   pthread_mutex_lock(&context->lock);
   for (int64_t block = 0; job.shared && block < row_blocks; block++) {
     const int64_t left = args->rows - block * row_block;

@@ -7,10 +7,12 @@ public import PolarCore
   case generic = 0
   /// AVX2 with FMA and F16C.
   case avx2 = 1
+  /// AVX2 with FMA and F16C, and AVX-VNNI for weights of 8 and 4 bits.
+  case avxVNNI = 2
   /// AVX-512 with BF16 and VNNI.
-  case avx512 = 2
+  case avx512 = 3
   /// NEON with I8MM (arm64).
-  case neon = 3
+  case neon = 4
 
   /// True when this machine runs the instruction set.
   public var isSupported: Bool { polar_isa_supported(rawValue) != 0 }

@@ -17,4 +17,4 @@ for file in "$work"/sources/*.c; do
   clang -O2 -mavx2 -mfma -mf16c -Wno-psabi $include -I"$work/sources/include" -c "$file" -o "$file.o"
 done
 clang -O2 -pthread -ISources/CPolarCPU/include Tools/kernels/check.c "$work"/sources/*.o -o "$work/check" -lm
-"$work/check" 2
+"$work/check" 3

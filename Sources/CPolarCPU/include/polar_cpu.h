@@ -20,8 +20,9 @@ extern "C" {
 enum {
   POLAR_ISA_GENERIC = 0,  // plain C with 128-bit vectors: x86-64 baseline, arm64
   POLAR_ISA_AVX2 = 1,     // AVX2 + FMA + F16C
-  POLAR_ISA_AVX512 = 2,   // AVX-512 F, BW, DQ, VL, BF16, VNNI and VBMI
-  POLAR_ISA_NEON = 3,     // NEON with I8MM
+  POLAR_ISA_AVXVNNI = 2,  // AVX2 + FMA + F16C, and AVX-VNNI for weights of 8 and 4 bits
+  POLAR_ISA_AVX512 = 3,   // AVX-512 F, BW, DQ, VL, BF16, VNNI and VBMI
+  POLAR_ISA_NEON = 4,     // NEON with I8MM
   POLAR_ISA_LAST = POLAR_ISA_NEON,
 };
 
@@ -32,7 +33,7 @@ typedef struct polar_kernels polar_kernels;
 int polar_isa_supported(int isa);
 // The fastest instruction set that this machine runs.
 int polar_isa_best(void);
-// A short name: "generic", "avx2", "avx512".
+// A short name: "generic", "avx2", "avxvnni", "avx512", "neon".
 const char *polar_cpu_isa_name(int isa);
 // The kernels of `isa`, or NULL when they are not in this build (x86 sets on arm64).
 const polar_kernels *polar_cpu_table(int isa);
