@@ -1,6 +1,6 @@
 public import Foundation
 import PolarBench
-import PolarCore
+public import PolarCore
 import PolarEngine
 import PolarFormats
 import PolarModels
@@ -87,25 +87,25 @@ public struct Demo: Sendable {
   ///
   /// It lies beside the executable, or, while the sources are where they were built, among them. (`Bundle.module` ends the
   /// process when it finds nothing, and looks in the build folder even if the executable has left it.)
-  public static var resources: URL? {
+  /// - Throws: ``PolarError/file(path:reason:)`` when it is missing.
+  public static func folder() throws(PolarError) -> URL {
     let executable = Bundle.main.executableURL?.resolvingSymlinksInPath().deletingLastPathComponent()
     let sources = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
     let folders = [
       executable?.appendingPathComponent("polar_Polar.resources/demo"),
       sources.appendingPathComponent("Resources/demo"),
     ]
-    return folders.compactMap { $0 }.first {
-      FileManager.default.fileExists(atPath: $0.appendingPathComponent("config.json").path)
+    for case let folder? in folders
+    where FileManager.default.fileExists(atPath: folder.appendingPathComponent("config.json").path) {
+      return folder
     }
+    throw .file(
+      path: "polar_Polar.resources", reason: "the folder with the demo's model is not beside the executable")
   }
 
   /// Runs the demo; `progress` gets a stage and the fraction of it that is done.
   public func run(progress: (String, Double) -> Void) throws -> Report {
-    guard let folder = Self.resources else {
-      throw PolarError.file(
-        path: "polar_Polar.resources", reason: "the folder with the demo's model is not beside the executable"
-      )
-    }
+    let folder = try Self.folder()
     guard let largest = options.batches.max(), options.batches.allSatisfy({ $0 >= 1 }), options.steps >= 2,
       options.rounds >= 1
     else {

@@ -33,10 +33,7 @@ public struct DeviceSelfTest {
   /// Checks of `backend` with the model at `url`; the demo's model when nil.
   /// - Throws: ``PolarError/file(path:reason:)`` when the demo's files are missing.
   public init(_ backend: any Backend, model url: URL? = nil) throws(PolarError) {
-    guard let model = url ?? Demo.resources else {
-      throw .file(path: "demo resources", reason: "are missing beside the executable")
-    }
-    self.model = model
+    if let url { model = url } else { model = try Demo.folder() }
     isDemo = url == nil
     self.backend = backend
   }

@@ -78,8 +78,8 @@ public final class DecodeBench {
     guard batch >= 1, steps >= 1, !prompt.isEmpty, !candidates.isEmpty else {
       throw .request(field: "batch", reason: "batch, context and steps must be at least 1")
     }
-    let context = prompt.count + steps
-    guard context <= model.config.context else {
+    let (context, overflow) = prompt.count.addingReportingOverflow(steps)
+    guard !overflow, context <= model.config.context else {
       throw .request(
         field: "context",
         reason: "\(prompt.count) + \(steps) steps exceed the model's \(model.config.context) tokens")

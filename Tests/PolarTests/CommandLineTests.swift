@@ -199,6 +199,9 @@ import Testing
       expectRefusal(
         try polar("calibrate", Self.demo, "--text", Self.demo + "/prompts.txt", "--output", output), output)
     }
+    for option in ["--batch=9223372036854775807", "--runs=-1", "--steps=0", "--context=0"] {
+      expectRefusal(try polar("bench", "engine", Self.demo, option), "--batch")
+    }
     expectRefusal(try polar("bench", "linear", "--format", "f16"), "f16")
     expectRefusal(try polar("demo", "--svg", "/no/such/folder/d.svg"), "/no/such/folder")
     expectRefusal(try polar("generate", Self.demo, "-p", "x", "--heads", "paper"), "--profile")

@@ -7,7 +7,7 @@ import Testing
 
 /// The facade on the embedded model.
 @Suite struct LanguageModelTests {
-  private static func folder() throws -> URL { try #require(Demo.resources) }
+  private static func folder() throws -> URL { try Demo.folder() }
   private static func profile() throws -> URL {
     try folder().appendingPathComponent("opt-books.profile.safetensors")
   }

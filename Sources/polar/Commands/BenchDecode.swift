@@ -74,10 +74,7 @@ struct BenchDecodeCommand: ParsableCommand {
         + "\(fixed(limits.readBandwidth, 1)) GB/s, \(fixed(limits.arithmeticPeak, 0)) GFLOP/s")
     let candidates = try candidates(loaded, on: backend)
     // Real text, since how many heads a router selects depends on it.
-    guard let books = Demo.resources?.appendingPathComponent("prompts.txt").path else {
-      throw PolarError.file(path: "demo resources", reason: "are missing beside the executable")
-    }
-    let ids = loaded.tokenizer.encode(try readText(text ?? books))
+    let ids = loaded.tokenizer.encode(try readText(text ?? Demo.folder().path + "/prompts.txt"))
     let bench = DecodeBench(model: loaded.model, backend: backend, limits: limits)
     print(
       "    PP     TG      B     N_KV     S_PP t/s  of peak     S_TG t/s  speed-up    heads  neurons  roofline  policy"

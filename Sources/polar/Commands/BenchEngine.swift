@@ -25,16 +25,22 @@ struct BenchEngineCommand: AsyncParsableCommand {
   @Option(help: "Runs, one after the other.")
   var runs = 3
 
+  func validate() throws {
+    guard 1...4096 ~= batch, context >= 1, 1...1_000_000 ~= steps, runs >= 1 else {
+      throw ValidationError(
+        "--batch must be between 1 and 4096, --context, --steps and --runs at least 1, --steps at most 1000000"
+      )
+    }
+  }
+
   func run() async throws {
     let backend = try model.makeBackend()
-    let loaded = try ModelLoader.load(from: model.url, on: backend)
+    let loaded = try ModelLoader.load(from: model.url, precision: model.weights, on: backend)
     let tokenizer = loaded.tokenizer
-    guard let books = Demo.resources?.appendingPathComponent("prompts.txt").path else {
-      throw PolarError.file(path: "demo resources", reason: "are missing beside the executable")
-    }
-    let prompt = Array(tokenizer.encode(try readText(books)).prefix(context))
+    let prompt = Array(tokenizer.encode(try readText(Demo.folder().path + "/prompts.txt")).prefix(context))
     guard prompt.count == context else {
-      throw PolarError.request(field: "context", reason: "is not between 1 and \(prompt.count)")
+      throw PolarError.request(
+        field: "context", reason: "\(context) is more than the books' \(prompt.count) tokens")
     }
     print("     B     PP   steps    step ms     ops ms    host us    host")
     for _ in 0..<runs {
