@@ -76,9 +76,9 @@ struct DemoCommand: ParsableCommand {
     print(table(report).text + "\n")
     print(chart(report))
     print(
-      "\nSpeed: median over interleaved steps. Perplexity: \(report.scoredTokens) tokens of the books' own continuations, "
-        + "decoded\nteacher-forced in batches of that size. The heads of layer 0 are always dense; layers whose MLP is "
-        + "faster dense run dense.")
+      "\nSpeed: median over interleaved steps; attention, linear and routing: their mean ms. Perplexity: "
+        + "\(report.scoredTokens) tokens of\nthe books' own continuations, decoded teacher-forced in batches of that size. "
+        + "The heads of layer 0 are always dense;\nlayers whose MLP is faster dense run dense.")
   }
 
   private func table(_ report: Demo.Report) -> TextTable {
