@@ -126,7 +126,7 @@ static void att_steps(const polar_span *span, att_state *state) {
   float scores[2][POLAR_SPAN_ROWS * STEP_PAGES * POLAR_PAGE] __attribute__((aligned(64)));
   const char *blocks[LIST_PAGES];
   // Pages from those whose scores are computed to those that are fetched meanwhile.
-  const int close = span->head_dim > 64 ? 2 : 6, distant = span->head_dim > 64 ? 4 : 7;
+  const int close = span->head_dim > 64 ? 3 : 6, distant = span->head_dim > 64 ? 5 : 7;
   const int first = span->first / STEP_PAGES * STEP_PAGES;
   att_list(span, first, blocks);
   // The first step has scores alone, the last one values.
