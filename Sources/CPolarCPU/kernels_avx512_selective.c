@@ -15,28 +15,25 @@
 
 enum {
   pack_pairs = 32,  // pairs of inputs packed at a time, for several groups of rows
+  paired_rows = 4,  // most rows for which two sets of 16 neurons are worked on in turn
 };
 
 // The least stride of at least n bf16 elements that is an odd number of cache lines: rows of a tile at a stride of a
 // power of two would fall into the same sets of L1.
 static int64_t odd_lines(int64_t n) { return ((n + 31) / 32 | 1) * 32; }
 
-// 16 rows of 16 pairs to 16 pairs of 16 rows.
-POLAR_ALWAYS_INLINE void transpose(const __m512i *r, __m512i *t) {
-  __m512i a[16], b[16];
-#pragma clang loop unroll(full)
-  for (int i = 0; i < 16; i += 2) {
-    a[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    a[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  // b[4 * g + e]: rows 4g ... 4g + 3 of pair 4L + e in lane L.
-#pragma clang loop unroll(full)
-  for (int g = 0; g < 4; g++) {
-    b[4 * g] = _mm512_unpacklo_epi64(a[4 * g], a[4 * g + 2]);
-    b[4 * g + 1] = _mm512_unpackhi_epi64(a[4 * g], a[4 * g + 2]);
-    b[4 * g + 2] = _mm512_unpacklo_epi64(a[4 * g + 1], a[4 * g + 3]);
-    b[4 * g + 3] = _mm512_unpackhi_epi64(a[4 * g + 1], a[4 * g + 3]);
-  }
+// The first half of the transposition of 16 rows of 16 pairs: of 4 rows (r), lane L of b[e] gets those of pair 4L + e.
+POLAR_ALWAYS_INLINE void transpose_lanes(const __m512i *r, __m512i *b) {
+  const __m512i a0 = _mm512_unpacklo_epi32(r[0], r[1]), a1 = _mm512_unpackhi_epi32(r[0], r[1]);
+  const __m512i a2 = _mm512_unpacklo_epi32(r[2], r[3]), a3 = _mm512_unpackhi_epi32(r[2], r[3]);
+  b[0] = _mm512_unpacklo_epi64(a0, a2);
+  b[1] = _mm512_unpackhi_epi64(a0, a2);
+  b[2] = _mm512_unpacklo_epi64(a1, a3);
+  b[3] = _mm512_unpackhi_epi64(a1, a3);
+}
+
+// The second half, of four times four rows (b): 16 pairs of 16 rows.
+POLAR_ALWAYS_INLINE void exchange_lanes(const __m512i *b, __m512i *t) {
 #pragma clang loop unroll(full)
   for (int e = 0; e < 4; e++) {
     const __m512i x0 = _mm512_shuffle_i32x4(b[e], b[4 + e], 0x88), x1 = _mm512_shuffle_i32x4(b[e], b[4 + e], 0xdd);
@@ -55,10 +52,12 @@ static void pack(const uint16_t *const *rows, int halves, int64_t first, int64_t
     const int count = pairs - k < 16 ? (int)(pairs - k) : 16;
     const __mmask16 mask = (__mmask16)((1u << count) - 1);
     for (int half = 0; half < halves; half++) {
-      __m512i r[16], t[16];
+      __m512i r[16], b[16], t[16];
 #pragma clang loop unroll(full)
       for (int i = 0; i < 16; i++) r[i] = _mm512_maskz_loadu_epi32(mask, rows[16 * half + i] + 2 * (first + k));
-      transpose(r, t);
+#pragma clang loop unroll(full)
+      for (int i = 0; i < 16; i += 4) transpose_lanes(r + i, b + i);
+      exchange_lanes(b, t);
 #pragma clang loop unroll(full)
       for (int i = 0; i < 16; i++)
         if (i < count) _mm512_store_si512(out + i * 2 * POLAR_PANEL + half * POLAR_PANEL, t[i]);
@@ -66,56 +65,91 @@ static void pack(const uint16_t *const *rows, int halves, int64_t first, int64_t
   }
 }
 
-// R rows x 16 neurons over all pairs, without a panel: every result is one chain that starts at `start`.
-POLAR_ALWAYS_INLINE void direct(
-  const int R, const uint16_t *const *rows, const uint16_t *const *next, const uint16_t *x, int64_t xs,
-  const float *start, float *c, int64_t pairs
+// `count` pairs from pair k on of R rows x 16 neurons, one of `sets` sets of 16 that are worked on in turn. `inside` when all lines
+// that are fetched lie in the rows themselves: they are addressed with fewer instructions then.
+POLAR_ALWAYS_INLINE void direct_step(
+  const int R, const int sets, const int inside, const uint16_t *const *rows, const uint16_t *const *next,
+  const uint16_t *x, int64_t xs, int64_t k, int count, int64_t pairs, vf *acc
 ) {
-  vf acc[group_rows];
+  const __mmask16 mask = (__mmask16)((1u << count) - 1);
+  place fetched[3];
 #pragma clang loop unroll(full)
-  for (int q = 0; q < R; q++) acc[q] = FN(load)(start);
-  for (int64_t k = 0; k < pairs; k += 16) {
-    const int count = pairs - k < 16 ? (int)(pairs - k) : 16;
-    const __mmask16 mask = (__mmask16)((1u << count) - 1);
-    const place fetched = ahead(rows, next, 2 * k, lines_ahead / 16 * 32, 2 * pairs);
-    __m512i r[16], t[16];
+  for (int i = 0; i < 3; i++) {
+    const int64_t step = (i == 0 ? near_steps : i == 1 ? middle_steps : far_steps) / sets * 32;
+    fetched[i] = inside ? (place){rows, 2 * k + step} : ahead(rows, next, 2 * k, step, 2 * pairs);
+  }
+  __m512i r[16], b[16], t[16];
 #pragma clang loop unroll(full)
-    for (int i = 0; i < 16; i++) {
-      r[i] = _mm512_maskz_loadu_epi32(mask, rows[i] + 2 * k);
-      __builtin_prefetch(fetched.rows[i] + fetched.position, 0, 3);
-    }
-    transpose(r, t);
-    if (count == 16) {
+  for (int i = 0; i < 16; i++) {
+    r[i] = _mm512_maskz_loadu_epi32(mask, rows[i] + 2 * k);
 #pragma clang loop unroll(full)
-      for (int i = 0; i < 16; i++)
+    for (int j = 0; j < 3; j++) __builtin_prefetch(fetched[j].rows[i] + fetched[j].position, 0, 3);
+    if (i % 4 < 3) continue;
+    transpose_lanes(r + i - 3, b + i - 3);
+    // The compiler would load more rows first, and spill what it has no registers for.
+    __asm__ volatile("" : "+v"(b[i - 3]), "+v"(b[i - 2]), "+v"(b[i - 1]), "+v"(b[i])::"memory");
+  }
+  exchange_lanes(b, t);
+  if (count == 16) {
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 16; i++)
+#pragma clang loop unroll(full)
+      for (int q = 0; q < R; q++)
+        acc[q] = FN(pair_dot)(acc[q], (vu)t[i], FN(splat_pair)(x + q * xs + 2 * (k + i)));
+  } else {
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 15; i++) {
+      if (i < count)
 #pragma clang loop unroll(full)
         for (int q = 0; q < R; q++)
           acc[q] = FN(pair_dot)(acc[q], (vu)t[i], FN(splat_pair)(x + q * xs + 2 * (k + i)));
-    } else {
+    }
+  }
+}
+
+// R rows x 16 * sets neurons over all pairs, without a panel: every result is one chain that starts at `start`.
+POLAR_ALWAYS_INLINE void direct(
+  const int R, const int sets, const uint16_t *const *rows, const uint16_t *const *next, const uint16_t *x, int64_t xs,
+  const float *start, float *c, int64_t pairs
+) {
+  vf acc[2][group_rows];
 #pragma clang loop unroll(full)
-      for (int i = 0; i < 15; i++) {
-        if (i < count)
+  for (int s = 0; s < sets; s++)
 #pragma clang loop unroll(full)
-          for (int q = 0; q < R; q++)
-            acc[q] = FN(pair_dot)(acc[q], (vu)t[i], FN(splat_pair)(x + q * xs + 2 * (k + i)));
-      }
+    for (int q = 0; q < R; q++) acc[s][q] = FN(load)(start + s * VW);
+  int64_t k = 0;
+  for (; k + 16 * (far_steps / sets + 1) <= pairs; k += 16)
+#pragma clang loop unroll(full)
+    for (int s = 0; s < sets; s++) {
+      direct_step(R, sets, 1, rows + s * VW, next + s * VW, x, xs, k, 16, pairs, acc[s]);
+      __asm__ volatile("" ::: "memory");  // the compiler would load both sets' lines first, and spill them
+    }
+  for (; k < pairs; k += 16) {
+    const int count = pairs - k < 16 ? (int)(pairs - k) : 16;
+#pragma clang loop unroll(full)
+    for (int s = 0; s < sets; s++) {
+      direct_step(R, sets, 0, rows + s * VW, next + s * VW, x, xs, k, count, pairs, acc[s]);
+      __asm__ volatile("" ::: "memory");
     }
   }
 #pragma clang loop unroll(full)
-  for (int q = 0; q < R; q++) FN(store)(c + q * POLAR_PANEL, acc[q]);
+  for (int s = 0; s < sets; s++)
+#pragma clang loop unroll(full)
+    for (int q = 0; q < R; q++) FN(store)(c + q * POLAR_PANEL + s * VW, acc[s][q]);
 }
 
 typedef void (*direct_kernel)(
   const uint16_t *const *rows, const uint16_t *const *next, const uint16_t *x, int64_t xs, const float *start,
   float *c, int64_t pairs);
-#define DIRECT(R)                                                                                               \
-  static void direct_##R(                                                                                       \
+#define DIRECT(R, SETS)                                                                                         \
+  static void direct_##R##_##SETS(                                                                              \
     const uint16_t *const *rows, const uint16_t *const *next, const uint16_t *x, int64_t xs, const float *start, \
     float *c, int64_t pairs                                                                                     \
   ) {                                                                                                           \
-    direct(R, rows, next, x, xs, start, c, pairs);                                                              \
+    direct(R, SETS, rows, next, x, xs, start, c, pairs);                                                        \
   }
-DIRECT(1) DIRECT(2) DIRECT(3) DIRECT(4) DIRECT(5) DIRECT(6) DIRECT(7) DIRECT(8)
+DIRECT(1, 1) DIRECT(2, 1) DIRECT(3, 1) DIRECT(4, 1) DIRECT(5, 1) DIRECT(6, 1) DIRECT(7, 1) DIRECT(8, 1)
+DIRECT(1, 2) DIRECT(2, 2) DIRECT(3, 2) DIRECT(4, 2)
 
 // R rows x 16 * H outputs over `pairs` pairs of a packed panel; every output is one chain that starts at `start`. A line
 // of each row `fetched` is fetched meanwhile, unless that is NULL.
@@ -159,18 +193,23 @@ typedef void (*tile_kernel)(
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1) TILE(7, 1) TILE(8, 1)
 TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2) TILE(7, 2) TILE(8, 2)
 
-// One half (gate or up) of up to 16 neurons, or 32 for more than group_rows rows, for all rows of activations.
+// How many neurons are worked on side by side. A product takes 6 cycles, so that one chain of 16 neurons alone would take as long
+// as fast memory: with few rows there are two. More than group_rows rows share panels.
+static int64_t up_width(int64_t rows) { return rows <= paired_rows || rows > group_rows ? POLAR_PANEL : VW; }
+
+// One half (gate or up) of up to up_width(rows) neurons, 16 * halves, for all rows of activations.
 static void up_group(
   const uint16_t *const *w, const uint16_t *const *next, int halves, int64_t rows, const uint16_t *x, int64_t xs,
   const float *bias, float *sums, int64_t pairs
 ) {
-  static const direct_kernel kernels[] = {direct_1, direct_2, direct_3, direct_4,
-                                          direct_5, direct_6, direct_7, direct_8};
+  static const direct_kernel kernels[2][group_rows] = {
+    {direct_1_1, direct_2_1, direct_3_1, direct_4_1, direct_5_1, direct_6_1, direct_7_1, direct_8_1},
+    {direct_1_2, direct_2_2, direct_3_2, direct_4_2}};
   static const tile_kernel tiles[2][group_rows] = {
     {tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1, tile_7_1, tile_8_1},
     {tile_1_2, tile_2_2, tile_3_2, tile_4_2, tile_5_2, tile_6_2, tile_7_2, tile_8_2}};
   if (rows <= group_rows) {
-    kernels[rows - 1](w, next, x, xs, bias, sums, pairs);
+    kernels[halves - 1][rows - 1](w, next, x, xs, bias, sums, pairs);
     return;
   }
   uint16_t panel[pack_pairs * 2 * POLAR_PANEL] __attribute__((aligned(64)));
@@ -210,7 +249,7 @@ void polar_selective_up_avx512(
 ) {
   (void)entries;
   const int64_t rows = row_high - row_low, hidden = args->hidden, xs = odd_lines(hidden);
-  const int64_t width = rows > group_rows ? POLAR_PANEL : VW;
+  const int64_t width = up_width(rows);
   float sums[2][POLAR_ROW_BLOCK * POLAR_PANEL] __attribute__((aligned(64)));
   const uint16_t *w[POLAR_PANEL], *second[POLAR_PANEL], *next[POLAR_PANEL];
   for (int64_t r = 0; r < rows; r++)

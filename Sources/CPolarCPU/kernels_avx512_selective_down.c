@@ -14,7 +14,7 @@
 #include "selective_avx512.h"
 
 enum {
-  block_entries = 16,     // neurons between stores of the accumulators, for one group of rows,
+  block_entries = step_lines,  // neurons between stores of the accumulators, for one group of rows,
   panel_entries = 32,     // or for several
   list_entries = 64,      // neurons that share stretches of columns, for one group of rows:
   stretch = 512,          // columns, whose sums stay in L1 while the blocks of these neurons pass
@@ -68,14 +68,54 @@ POLAR_ALWAYS_INLINE void advance(reading *r) {
   r->begin = r->at;
 }
 
+POLAR_ALWAYS_INLINE place take(reading *r) {
+  const place here = {r->rows + r->block * block_entries, r->at};
+  advance(r);
+  return here;
+}
+
+// A panel of columns of a block of neurons, for R rows, on top of c [R][32]. A line of each row of `fetched` is fetched; those of
+// the first `inside` places lie in the rows `w` themselves and are addressed with fewer instructions.
+POLAR_ALWAYS_INLINE void down_panel(
+  const int R, const int inside, const uint16_t *const *w, int64_t d, __mmask32 mask, int64_t pairs, const uint16_t *h,
+  const place *fetched, float *c
+) {
+  vf acc[2 * group_rows];
+  vu weights[2];
+#pragma clang loop unroll(full)
+  for (int i = 0; i < 2 * R; i++) acc[i] = FN(load)(c + i * VW);
+#pragma clang loop unroll(full)
+  for (int k = 0; k < block_entries / 2; k++) {
+    if (k >= pairs) continue;
+    interleave(w[2 * k] + d, w[2 * k + 1] + d, mask, weights);
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 3; i++) {
+      const uint16_t *const *rows = i < inside ? w : fetched[i].rows;
+      const int64_t at = i < inside ? d + (i == 0 ? near_steps : middle_steps) * POLAR_PANEL : fetched[i].position;
+      __builtin_prefetch(rows[2 * k] + at, 0, 3);
+      __builtin_prefetch(rows[2 * k + 1] + at, 0, 3);
+    }
+    down_step(R, weights, h + 2 * k, acc);
+    // The compiler would load for several pairs before it multiplies, and spill what it has no registers for.
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 2 * R; i++) __asm__ volatile("" : "+v"(acc[i])::"memory");
+  }
+#pragma clang loop unroll(full)
+  for (int i = 0; i < 2 * R; i++) FN(store)(c + i * VW, acc[i]);
+}
+
 // Columns [low, high) of up to list_entries neurons, for R rows, on top of `sums` [panel][R][32].
 POLAR_ALWAYS_INLINE void down_few(
   const int R, const uint16_t *const *rows, const uint16_t *const *next, int64_t entries, int64_t low, int64_t high,
   const uint16_t *h, float *sums
 ) {
   const int64_t blocks = (entries + block_entries - 1) / block_entries;
-  reading fetched = {rows, next, blocks, low, high, 0, low, low};
-  for (int i = 0; i < lines_ahead / block_entries; i++) advance(&fetched);
+  // Where the lines of steps lie, by the number of the step modulo what there is room for.
+  enum { places = 2 * far_steps };
+  place order[places];
+  reading read = {rows, next, blocks, low, high, 0, low, low};
+  for (int i = 0; i < far_steps; i++) order[i] = take(&read);
+  unsigned step = 0;
   for (int64_t begin = low; begin < high; begin += stretch, sums += R * stretch)
     for (int64_t b = 0; b < blocks; b++) {
       const uint16_t *const *w = rows + b * block_entries;
@@ -83,27 +123,15 @@ POLAR_ALWAYS_INLINE void down_few(
       const int64_t end = begin + stretch < high ? begin + stretch : high;
       const int64_t pairs = (entries - b * block_entries + 1) / 2;
       float *c = sums;
-      for (int64_t d = begin; d < end; d += POLAR_PANEL, c += R * POLAR_PANEL) {
+      for (int64_t d = begin; d < end; d += POLAR_PANEL, c += R * POLAR_PANEL, step++) {
         const __mmask32 mask = high - d < POLAR_PANEL ? (1u << (high - d)) - 1 : ~0u;
-        const uint16_t *const *line = fetched.rows + fetched.block * block_entries;
-        vf acc[2 * group_rows];
-        vu weights[2];
-#pragma clang loop unroll(full)
-        for (int i = 0; i < 2 * R; i++) acc[i] = FN(load)(c + i * VW);
-#pragma clang loop unroll(full)
-        for (int k = 0; k < block_entries / 2; k++) {
-          if (k >= pairs) continue;
-          interleave(w[2 * k] + d, w[2 * k + 1] + d, mask, weights);
-          __builtin_prefetch(line[2 * k] + fetched.at, 0, 3);
-          __builtin_prefetch(line[2 * k + 1] + fetched.at, 0, 3);
-          down_step(R, weights, x + 2 * k, acc);
-          // The compiler would load for several pairs before it multiplies, and spill what it has no registers for.
-#pragma clang loop unroll(full)
-          for (int i = 0; i < 2 * R; i++) __asm__ volatile("" : "+v"(acc[i])::"memory");
-        }
-#pragma clang loop unroll(full)
-        for (int i = 0; i < 2 * R; i++) FN(store)(c + i * VW, acc[i]);
-        advance(&fetched);
+        order[(step + far_steps) % places] = take(&read);
+        const place fetched[3] = {
+          order[(step + near_steps) % places], order[(step + middle_steps) % places], order[(step + far_steps) % places]};
+        if (d + middle_steps * POLAR_PANEL < end)
+          down_panel(R, 2, w, d, mask, pairs, x, fetched, c);
+        else
+          down_panel(R, 0, w, d, mask, pairs, x, fetched, c);
       }
     }
 }
@@ -173,13 +201,16 @@ static void down_block(
     float *c = args->out + row_low * cs + d;
     const float *start = !from_bias ? c : args->bias ? args->bias + d : zeros;
     const int64_t start_stride = from_bias ? 0 : cs;
-    const place fetched = ahead(w, next, d - low, lines_ahead / panel_entries * 32, high - low);
-    const int64_t at = fetched.position + low;
+    const place near = ahead(w, next, d - low, lines_ahead / panel_entries * 32, high - low);
+    const place far = ahead(w, next, d - low, far_steps * step_lines / panel_entries * 32, high - low);
+    const int64_t near_at = near.position + low, far_at = far.position + low;
 #pragma clang loop unroll_count(4)
     for (int64_t k = 0; k < entries / 2; k++) {
       interleave(w[2 * k] + d, w[2 * k + 1] + d, mask, (vu *)(panel + k * 64));
-      __builtin_prefetch(fetched.rows[2 * k] + at, 0, 3);
-      __builtin_prefetch(fetched.rows[2 * k + 1] + at, 0, 3);
+      __builtin_prefetch(near.rows[2 * k] + near_at, 0, 3);
+      __builtin_prefetch(near.rows[2 * k + 1] + near_at, 0, 3);
+      __builtin_prefetch(far.rows[2 * k] + far_at, 0, 3);
+      __builtin_prefetch(far.rows[2 * k + 1] + far_at, 0, 3);
     }
     for (int64_t g = 0, row = 0; g < groups; g++) {
       const int64_t size = small + (g < larger);

@@ -36,7 +36,7 @@ void polar_selective_up(polar_context *context, const polar_selective_args *args
     .entries = entries_of(args),
     .row_block = fitting < POLAR_ROW_BLOCK ? fitting : POLAR_ROW_BLOCK,
     .range = entries_of(args),
-    .unit = POLAR_PANEL / 2,
+    .unit = 1,
   };
   if (args->rows > 0 && job.entries > 0) polar_context_run(context, run, &job);
 }

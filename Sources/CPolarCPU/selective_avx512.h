@@ -1,11 +1,16 @@
 // Internal, included after vec.h: rows of chosen neurons, for the selective MLP kernels for AVX-512.
 //
-// What is read comes from memory, in rows that lie anywhere, so what counts is how many lines are under way. Lines are fetched
-// in the order in which they are used, one fetch for each line that is used, 96 lines ahead: a core can have 128 of them under way.
+// What is read comes from memory, in rows that lie anywhere, so what counts is how many lines are under way. A core can have about
+// 128 and drops a fetch beyond that. So lines are fetched in the order in which they are used, evenly, and up to group_rows rows of
+// activations three times: what was dropped at first is asked for again, and a line that is there already costs an instruction.
 
 enum {
-  group_rows = 8,    // most rows of activations of one register tile
-  lines_ahead = 96,  // lines fetched before they are used
+  group_rows = 8,     // most rows of activations of one register tile
+  step_lines = 16,    // lines side by side, one of each row, for one group of rows
+  near_steps = 4,     // how many steps before they are used lines are fetched for the last time,
+  middle_steps = 8,   // for the second,
+  far_steps = 16,     // and for the first time
+  lines_ahead = 96,   // lines fetched for the last time before they are used, for several groups of rows
 };
 
 // The rows of `count` entries of the list from `first` on; those behind the last repeat it.
