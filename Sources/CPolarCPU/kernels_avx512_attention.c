@@ -66,6 +66,26 @@ POLAR_ALWAYS_INLINE vu att_weights(vf a, vf b, vf m) {
 // acc plus the sums of pairs of weights.
 POLAR_ALWAYS_INLINE vf att_add(vf acc, vu weights) { return FN(pair_dot)(acc, weights, (vu){0} + 0x3f803f80); }
 
+// acc += scores of R rows against P pages over a pair of dimensions. Fetches two lines of a block on the way.
+POLAR_ALWAYS_INLINE void att_score_pair(
+  const int R, const int P, const uint16_t *const *k, const uint16_t *next, const uint16_t *q, const int64_t head_dim,
+  int64_t d, vf *acc
+) {
+  if (next) {
+    __builtin_prefetch(next + d * 2 * POLAR_PAGE, 0, 3);
+    __builtin_prefetch(next + d * 2 * POLAR_PAGE + 32, 0, 3);
+  }
+  vu keys[POLAR_TILE_PAGES];
+#pragma clang loop unroll(full)
+  for (int p = 0; p < P; p++) keys[p] = FN(load_pairs)(k[p] + d * POLAR_PAGE);
+#pragma clang loop unroll(full)
+  for (int r = 0; r < R; r++) {
+    const vu pair = FN(splat_pair)(q + r * head_dim + d);
+#pragma clang loop unroll(full)
+    for (int p = 0; p < P; p++) acc[r * P + p] = FN(pair_dot)(acc[r * P + p], keys[p], pair);
+  }
+}
+
 // Scores of R rows against P pages. Fetches a block on the way.
 POLAR_ALWAYS_INLINE void att_scores(
   const int R, const int P, const uint16_t *const *block, const uint16_t *next, const uint16_t *q,
@@ -77,21 +97,13 @@ POLAR_ALWAYS_INLINE void att_scores(
   for (int p = 0; p < P; p++) k[p] = block[p];
 #pragma clang loop unroll(full)
   for (int i = 0; i < R * P; i++) acc[i] = (vf){0};
+  if (P == STEP_PAGES) {
+    // As long as 64 dimensions are: memory is read faster when every line has a load instruction of its own (see the log).
+#pragma clang loop unroll_count(32)
+    for (int64_t d = 0; d < head_dim; d += 2) att_score_pair(R, P, k, next, q, head_dim, d, acc);
+  } else {
 #pragma clang loop unroll_count(2)
-  for (int64_t d = 0; d < head_dim; d += 2) {
-    if (next) {
-      __builtin_prefetch(next + d * 2 * POLAR_PAGE, 0, 3);
-      __builtin_prefetch(next + d * 2 * POLAR_PAGE + 32, 0, 3);
-    }
-    vu keys[POLAR_TILE_PAGES];
-#pragma clang loop unroll(full)
-    for (int p = 0; p < P; p++) keys[p] = FN(load_pairs)(k[p] + d * POLAR_PAGE);
-#pragma clang loop unroll(full)
-    for (int r = 0; r < R; r++) {
-      const vu pair = FN(splat_pair)(q + r * head_dim + d);
-#pragma clang loop unroll(full)
-      for (int p = 0; p < P; p++) acc[r * P + p] = FN(pair_dot)(acc[r * P + p], keys[p], pair);
-    }
+    for (int64_t d = 0; d < head_dim; d += 2) att_score_pair(R, P, k, next, q, head_dim, d, acc);
   }
 #pragma clang loop unroll(full)
   for (int i = 0; i < R * P; i++) scores[i] = acc[i];
@@ -114,10 +126,18 @@ POLAR_ALWAYS_INLINE void att_pair(
   }
 }
 
+// Fetches LINES lines and returns what is behind them, unless NULL.
+POLAR_ALWAYS_INLINE const uint16_t *att_fetch_lines(const int LINES, const uint16_t *next) {
+  if (!next || LINES == 0) return next;
+#pragma clang loop unroll(full)
+  for (int i = 0; i < LINES; i++) __builtin_prefetch(next + i * 32, 0, 3);
+  return next + LINES * 32;
+}
+
 // o += P V of R rows and NV vectors from dimension d0 on, over the first `tokens` tokens of the pages; what o was counts in the
 // lanes `seen`. Fetches LINES lines per pair of tokens on the way.
 POLAR_ALWAYS_INLINE void att_values(
-  const int R, const int NV, const int LINES, const uint16_t *const *block, const uint16_t *next, int64_t d0,
+  const int P, const int R, const int NV, const int LINES, const uint16_t *const *block, const uint16_t *next, int64_t d0,
   const int64_t head_dim, __mmask16 lanes, __mmask16 seen, int tokens, const uint16_t *p, float *o
 ) {
   vf acc[24];
@@ -131,14 +151,14 @@ POLAR_ALWAYS_INLINE void att_values(
     const uint16_t *weights = p + page * POLAR_PAGE;
     const int count = tokens - page * POLAR_PAGE < POLAR_PAGE ? tokens - page * POLAR_PAGE : POLAR_PAGE;
     int t = 0;
-    for (; t + 2 <= count; t += 2, v += 2 * head_dim) {
-      if (next && LINES) {
-#pragma clang loop unroll(full)
-        for (int i = 0; i < LINES; i++) __builtin_prefetch(next + i * 32, 0, 3);
-        next += LINES * 32;
+    if (P == STEP_PAGES) {
+#pragma clang loop unroll_count(8)
+      for (; t + 2 <= count; t += 2, v += 2 * head_dim) {
+        next = att_fetch_lines(LINES, next);
+        att_pair(R, NV, v, weights + t, 0xffffffffu, lanes, acc);
       }
-      att_pair(R, NV, v, weights + t, 0xffffffffu, lanes, acc);
     }
+    for (; t + 2 <= count; t += 2, v += 2 * head_dim) att_pair(R, NV, v, weights + t, 0xffffffffu, lanes, acc);
     // The second token of the last pair may be one that is not visible, with anything as its value.
     if (t < count) att_pair(R, NV, v, weights + t, 0x0000ffffu, lanes, acc);
   }
@@ -151,28 +171,28 @@ POLAR_ALWAYS_INLINE void att_values(
 
 // att_values over all dimensions. How they are cut decides about speed only: enough chains, and lines fetched evenly.
 POLAR_ALWAYS_INLINE void att_all_values(
-  const int R, const uint16_t *const *block, const uint16_t *next, const int64_t head_dim, __mmask16 seen, int tokens,
-  const uint16_t *p, float *o
+  const int P, const int R, const uint16_t *const *block, const uint16_t *next, const int64_t head_dim, __mmask16 seen,
+  int tokens, const uint16_t *p, float *o
 ) {
   const __mmask16 all = 0xffff;
   if (head_dim == 64) {
-    att_values(R, 4, 4, block, next, 0, head_dim, all, seen, tokens, p, o);
+    att_values(P, R, 4, 4, block, next, 0, head_dim, all, seen, tokens, p, o);
   } else if (head_dim == 128 && R == 1) {
-    att_values(R, 4, 8, block, next, 0, head_dim, all, seen, tokens, p, o);
-    att_values(R, 4, 0, block, NULL, 4 * VW, head_dim, all, seen, tokens, p, o);
+    att_values(P, R, 4, 8, block, next, 0, head_dim, all, seen, tokens, p, o);
+    att_values(P, R, 4, 0, block, NULL, 4 * VW, head_dim, all, seen, tokens, p, o);
   } else if (head_dim == 128 && R <= 3) {
-    att_values(R, 8, 8, block, next, 0, head_dim, all, seen, tokens, p, o);
+    att_values(P, R, 8, 8, block, next, 0, head_dim, all, seen, tokens, p, o);
   } else if (head_dim == 128) {
-    att_values(2, 8, 4, block, next, 0, head_dim, all, seen, tokens, p, o);
+    att_values(P, 2, 8, 4, block, next, 0, head_dim, all, seen, tokens, p, o);
     const uint16_t *rest = next ? next + POLAR_PAGE * head_dim : NULL;
-    att_values(2, 8, 4, block, rest, 0, head_dim, all, seen, tokens, p + 2 * POLAR_TILE_TOKENS, o + 2 * head_dim);
+    att_values(P, 2, 8, 4, block, rest, 0, head_dim, all, seen, tokens, p + 2 * POLAR_TILE_TOKENS, o + 2 * head_dim);
   } else {
     int64_t d = 0;
     for (; d + 4 * VW <= head_dim; d += 4 * VW)
-      att_values(R, 4, 4, block, next ? next + d * POLAR_PAGE : NULL, d, head_dim, all, seen, tokens, p, o);
+      att_values(P, R, 4, 4, block, next ? next + d * POLAR_PAGE : NULL, d, head_dim, all, seen, tokens, p, o);
     for (; d < head_dim; d += VW) {
       const __mmask16 lanes = head_dim - d < VW ? (__mmask16)((1u << (head_dim - d)) - 1) : all;
-      att_values(R, 1, 1, block, next ? next + d * POLAR_PAGE : NULL, d, head_dim, lanes, seen, tokens, p, o);
+      att_values(P, R, 1, 1, block, next ? next + d * POLAR_PAGE : NULL, d, head_dim, lanes, seen, tokens, p, o);
     }
   }
 }
@@ -220,7 +240,7 @@ POLAR_ALWAYS_INLINE void att_accumulate(
     _mm512_store_si512(p + r * POLAR_TILE_TOKENS, (__m512i)weights);
     sums[row + r] = att_add(sums[row + r], weights);
   }
-  att_all_values(R, block + page, next, head_dim, seen, visible - page * POLAR_PAGE, p, o);
+  att_all_values(P, R, block + page, next, head_dim, seen, visible - page * POLAR_PAGE, p, o);
 }
 
 // Masks what is not visible in the scores of R rows against P pages, of which the first one's tokens start at `start` of the
@@ -343,7 +363,7 @@ POLAR_ALWAYS_INLINE void att_tile(
       for (int i = 0; i < PARTS; i++)
         att_weigh(span, row + i * R / PARTS, y + i * STEP_PAGES, p + i * STEP_TOKENS, sums);
     }
-    att_all_values(R, block, NULL, head_dim, seen, visible, p, span->o + row * head_dim);
+    att_all_values(P, R, block, NULL, head_dim, seen, visible, p, span->o + row * head_dim);
   }
 }
 
@@ -420,6 +440,8 @@ void polar_attention_avx512(const polar_span *span) {
     span->m[r] = NEVER;
   }
   const int most = span->rows > STREAM_ROWS ? POLAR_TILE_PAGES : STEP_PAGES;
+  // Pages from those that are worked on to those that are fetched.
+  const int ahead = span->head_dim > 64 ? STEP_PAGES : 2 * STEP_PAGES;
   for (int page = span->first / most * most, pages; page < span->pages; page += pages) {
     pages = span->pages - page > STEP_PAGES ? most : STEP_PAGES;
     const uint16_t *block[POLAR_TILE_PAGES], *following[STEP_PAGES];
@@ -428,7 +450,7 @@ void polar_attention_avx512(const polar_span *span) {
     int blocked = 0;
     if (span->fetch) polar_fetch_step(span->fetch);
     if (most == STEP_PAGES) {
-      for (int i = 0; i < STEP_PAGES; i++) following[i] = att_next(span, page + STEP_PAGES + i);
+      for (int i = 0; i < STEP_PAGES; i++) following[i] = att_next(span, page + ahead + i);
       next = following;
     } else if (pages == POLAR_TILE_PAGES) {
       // Rows ascend, and the first ones may not see the second half.
