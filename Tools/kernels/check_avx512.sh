@@ -7,7 +7,7 @@ trap 'rm -rf "$work"' EXIT
 cp -r Sources/CPolarCPU "$work/sources"
 for file in "$work"/sources/kernels_avx512*.c; do
   # No register holds a whole vector there that an assembly statement could name.
-  sed -i '/target(/s/avx512[a-z0-9]*,//g; /#include <immintrin.h>/d; s/"+v"([^)]*)//' "$file"
+  sed -i '/target(/s/avx512[a-z0-9]*,//g; /#include <immintrin.h>/d; s/"+v"([^)]*),\{0,1\} *//g' "$file"
 done
 for file in "$work"/sources/*.c; do
   case "$file" in
