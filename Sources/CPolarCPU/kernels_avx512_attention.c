@@ -66,7 +66,7 @@ POLAR_ALWAYS_INLINE vu att_weights(vf a, vf b, vf m) {
 // acc plus the sums of pairs of weights.
 POLAR_ALWAYS_INLINE vf att_add(vf acc, vu weights) { return FN(pair_dot)(acc, weights, (vu){0} + 0x3f803f80); }
 
-// acc += scores of R rows against P pages over a pair of dimensions. Fetches two lines of a block on the way.
+// acc += scores of R rows against P pages over a pair of dimensions. Fetches two lines of a block on the way, unless NULL.
 POLAR_ALWAYS_INLINE void att_score_pair(
   const int R, const int P, const uint16_t *const *k, const uint16_t *next, const uint16_t *q, const int64_t head_dim,
   int64_t d, vf *acc
@@ -281,17 +281,7 @@ POLAR_ALWAYS_INLINE void att_score_range(
 ) {
   enum { R = 4, P = POLAR_TILE_PAGES };
 #pragma clang loop unroll(disable)
-  for (; d < end; d += 2) {
-    vu keys[P];
-#pragma clang loop unroll(full)
-    for (int p = 0; p < P; p++) keys[p] = FN(load_pairs)(block[p] + d * POLAR_PAGE);
-#pragma clang loop unroll(full)
-    for (int r = 0; r < R; r++) {
-      const vu pair = FN(splat_pair)(q + r * head_dim + d);
-#pragma clang loop unroll(full)
-      for (int p = 0; p < P; p++) acc[r * P + p] = FN(pair_dot)(acc[r * P + p], keys[p], pair);
-    }
-  }
+  for (; d < end; d += 2) att_score_pair(R, P, block, NULL, q, head_dim, d, acc);
 }
 
 // The m that a row that has seen nothing takes from its first scores; NEVER where there are none, or none that will do.

@@ -103,11 +103,8 @@ extension CPUBackend {
   ) {
     guard out.columns % 32 == 0 else {
       // Gate and up share a panel.
-      linear(scratch, x, weight: weight, bias: bias)
-      switch activation {
-      case .silu: return siluMul(out, scratch)
-      case .relu(let threshold): return reluMul(out, scratch, threshold: threshold)
-      }
+      return linearThenGate(
+        out, x, weight: weight, bias: bias, activation: activation, scratch: scratch)
     }
     var args = linearArguments(out, x, weight, bias)
     switch activation {

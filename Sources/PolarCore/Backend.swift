@@ -259,6 +259,14 @@ extension Backend {
     _ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?, activation: GateActivation,
     scratch: Tensor
   ) {
+    linearThenGate(out, x, weight: weight, bias: bias, activation: activation, scratch: scratch)
+  }
+
+  /// ``linearGated(_:_:weight:bias:activation:scratch:)`` by the two ops that it stands for.
+  public func linearThenGate(
+    _ out: Tensor, _ x: Tensor, weight: PackedMatrix, bias: Tensor?, activation: GateActivation,
+    scratch: Tensor
+  ) {
     linear(scratch, x, weight: weight, bias: bias)
     switch activation {
     case .silu: siluMul(out, scratch)

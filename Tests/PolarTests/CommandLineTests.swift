@@ -133,7 +133,7 @@ import Testing
     #endif
   }
 
-  /// An executable that was moved away from its resources says so, and takes no other build's.
+  /// The model is found through a link to the executable, and what lies beside an executable that was moved comes first.
   @Test func theDemoNeedsItsModel() throws {
     let folder = FileManager.default.temporaryDirectory.appendingPathComponent("polar-\(UUID().uuidString)")
     defer { try? FileManager.default.removeItem(at: folder) }
